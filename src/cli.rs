@@ -1,0 +1,217 @@
+//! The command line: what can be said, and nothing of what it does.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::name::{Name, RequestId, Student};
+
+/// Locks for bookings and jobs that separate processes share.
+#[derive(Debug, Parser)]
+#[command(name = "triplock", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(after_help = "Exit codes: 0 done, 3 sold out, 4 refused, 75 busy, 74 outcome uncertain; \
+`triplock --help` has them all.")]
+#[command(after_long_help = exit_codes())]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+fn exit_codes() -> String {
+    format!("Exit codes:\n{}", crate::exit::ExitCode::table())
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Where state and locks are kept [default: /var/lib/triplock for root, else ~/.local/state/triplock].
+    #[arg(long, global = true, env = "TRIPLOCK_STATE_DIR", hide_env_values = true, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Accept a state directory on a network or unknown file system, where locks may not be seen by other hosts.
+    #[arg(long, global = true)]
+    pub(crate) allow_network_fs: bool,
+    /// Answer in JSON (JSON Lines for lists) on stdout, errors in JSON on stderr.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Say nothing but errors; the exit code tells.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Say who is waited for.
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+    /// When to colour.
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    pub(crate) color: Color,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make, list, show, resize and remove trips.
+    #[command(subcommand)]
+    Trip(Trip),
+    /// Book seats for a student, or a whole batch in one commit.
+    Book(Book),
+    /// Cancel a student's booking; its seats are free again.
+    Cancel(Cancel),
+    /// Show the race for the last seat, and each lock that ends it.
+    Race(Race),
+    /// One student of a race, as a process of its own.
+    #[command(hide = true)]
+    RaceStudent(RaceStudent),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Trip {
+    /// Make a trip.
+    Add {
+        /// Its name.
+        trip: Name,
+        #[command(flatten)]
+        seats: Seats,
+        #[command(flatten)]
+        request: Request,
+    },
+    /// All trips, a line each; takes no lock.
+    List,
+    /// One trip's seats; takes no lock.
+    Show {
+        /// Its name.
+        trip: Name,
+        /// Every booking as well: reads the whole ledger.
+        #[arg(long)]
+        bookings: bool,
+    },
+    /// Change how many seats a trip has; not below what is booked.
+    Resize {
+        /// Its name.
+        trip: Name,
+        #[command(flatten)]
+        seats: Seats,
+        #[command(flatten)]
+        request: Request,
+    },
+    /// Remove a trip and all its bookings.
+    Remove {
+        /// Its name.
+        trip: Name,
+        #[command(flatten)]
+        request: Request,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Seats {
+    /// How many seats the trip has, 1 to 4294967295.
+    #[arg(long, value_name = "N", value_parser = seats, allow_negative_numbers = true)]
+    pub(crate) seats: u32,
+}
+
+/// How a change is asked for.
+#[derive(Debug, Args)]
+pub(crate) struct Request {
+    /// Do not wait: a trip that is locked is "busy" at once.
+    #[arg(short = 'n', long, conflicts_with = "wait")]
+    pub(crate) nonblock: bool,
+    /// Wait at most this long for the lock: seconds, or 90s 5m 1h 1d.
+    #[arg(short = 'w', long, value_name = "DURATION", default_value = "10", value_parser = duration)]
+    #[arg(allow_negative_numbers = true)]
+    pub(crate) wait: Duration,
+    /// Name this request: a retry with the same id returns the first answer, and never books twice.
+    #[arg(long, value_name = "ID")]
+    pub(crate) request_id: Option<RequestId>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Book {
+    /// The trip.
+    pub(crate) trip: Name,
+    /// Who books.
+    #[arg(long, required_unless_present = "batch")]
+    pub(crate) student: Option<Student>,
+    /// How many seats.
+    #[arg(long, value_name = "K", default_value = "1", value_parser = seats, allow_negative_numbers = true)]
+    pub(crate) seats: u32,
+    /// Read bookings as JSON Lines ({"student":"7","seats":1,"request_id":"…"}) from a file or `-`, and book them
+    /// under one lock in one commit.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["student", "seats", "request_id"])]
+    pub(crate) batch: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) request: Request,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Cancel {
+    /// The trip.
+    pub(crate) trip: Name,
+    /// Whose booking.
+    #[arg(long)]
+    pub(crate) student: Student,
+    #[command(flatten)]
+    pub(crate) request: Request,
+}
+
+/// Placeholder until `race` is written.
+#[derive(Debug, Args)]
+pub(crate) struct Race {}
+
+/// Placeholder until `race` is written.
+#[derive(Debug, Args)]
+pub(crate) struct RaceStudent {}
+
+/// A count of seats.
+fn seats(given: &str) -> Result<u32, String> {
+    match given.parse::<u32>() {
+        Ok(0) => Err("at least 1 is needed".to_owned()),
+        Ok(seats) => Ok(seats),
+        Err(_) => Err(format!("give a whole number from 1 to {}", u32::MAX)),
+    }
+}
+
+/// A duration: seconds with decimals, or a number with a unit.
+pub(crate) fn duration(given: &str) -> Result<Duration, String> {
+    let wrong = || "give seconds (0.3) or a number with a unit (90s 5m 1h 1d)".to_owned();
+    let (number, unit) = match given.strip_suffix(['s', 'm', 'h', 'd']) {
+        Some(number) => (number, &given[number.len()..]),
+        None => (given, "s"),
+    };
+    let seconds = match unit {
+        "m" => 60.0,
+        "h" => 3600.0,
+        "d" => 86400.0,
+        _ => 1.0,
+    };
+    if !number.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        return Err(wrong());
+    }
+    let number: f64 = number.parse().map_err(|_| wrong())?;
+    Duration::try_from_secs_f64(number * seconds).map_err(|_| wrong())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("0.3"), Ok(Duration::from_millis(300)));
+        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
+        for bad in ["", "s", "-1", "1e3", "1w", "inf", "5 m", "1.2.3", "ß"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+}

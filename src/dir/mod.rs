@@ -1,0 +1,220 @@
+//! A directory that triplock owns, and the only ways in which it opens, makes and replaces files there.
+//!
+//! Every open is `O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK` and must yield a regular file, so that a planted symbolic link
+//! or fifo is refused instead of followed or waited for. Nothing is ever opened with `O_TRUNC`.
+
+mod file_system;
+mod root;
+
+use std::{
+    fs::File,
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{AtFlags, Mode, OFlags, RenameFlags},
+    io::Errno,
+};
+
+pub use root::{Environment, StateDir};
+
+use crate::error::{Error, Result};
+
+/// Which inode a descriptor or a path means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileId {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+}
+
+/// What `fstat` says of an open file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stat {
+    pub(crate) id: FileId,
+    pub(crate) size: u64,
+    pub(crate) linked: bool,
+}
+
+// The fields' types differ between architectures.
+#[allow(clippy::useless_conversion, clippy::cast_sign_loss, clippy::unnecessary_cast)]
+fn stat_of(stat: &rustix::fs::Stat) -> Stat {
+    Stat {
+        id: FileId { device: u64::from(stat.st_dev), inode: u64::from(stat.st_ino) },
+        size: stat.st_size as u64,
+        linked: stat.st_nlink > 0,
+    }
+}
+
+/// `fstat` of an open file.
+pub(crate) fn stat_file(file: &File) -> io::Result<Stat> {
+    Ok(stat_of(&rustix::fs::fstat(file)?))
+}
+
+/// An open directory; files in it are named by their last component.
+#[derive(Debug)]
+pub(crate) struct Dir {
+    fd: OwnedFd,
+    path: PathBuf,
+    /// 0600, or 0660 in a directory that a group shares.
+    file_mode: Mode,
+}
+
+/// How a file is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    ReadWrite,
+}
+
+impl Dir {
+    pub(crate) fn path_of(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn at(&self, name: &str, flags: OFlags) -> Result<File, Errno> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        rustix::fs::openat(&self.fd, name, flags, self.file_mode).map(File::from)
+    }
+
+    /// Opens a file that is there, or says that none is.
+    pub(crate) fn open(&self, name: &str, access: Access) -> Result<Option<(File, Stat)>> {
+        let flags = match access {
+            Access::Read => OFlags::RDONLY,
+            Access::ReadWrite => OFlags::RDWR,
+        };
+        match self.at(name, flags) {
+            Ok(file) => self.regular(name, file).map(Some),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(self.open_error("open", name, errno)),
+        }
+    }
+
+    /// Opens a file, making it first when there is none.
+    ///
+    /// `O_CREAT` is asked for only when the file is missing: with `fs.protected_regular` the kernel refuses it on
+    /// somebody else's existing file in a sticky directory.
+    pub(crate) fn open_or_create(&self, name: &str) -> Result<(File, Stat)> {
+        loop {
+            if let Some(found) = self.open(name, Access::ReadWrite)? {
+                return Ok(found);
+            }
+            match self.at(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL) {
+                Ok(file) => return self.give_mode(name, file),
+                Err(Errno::EXIST) => {}
+                Err(errno) => {
+                    return Err(Error::CannotCreate { path: self.path_of(name), source: errno.into() });
+                }
+            }
+        }
+    }
+
+    /// Makes a file afresh; one of that name that a killed process left behind is removed first. The caller holds
+    /// the lock that guards the name.
+    pub(crate) fn create_fresh(&self, name: &str) -> Result<File> {
+        for _ in 0..2 {
+            match self.at(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL) {
+                Ok(file) => return self.give_mode(name, file).map(|(file, _)| file),
+                Err(Errno::EXIST) => self.unlink(name)?,
+                Err(errno) => {
+                    return Err(Error::CannotCreate { path: self.path_of(name), source: errno.into() });
+                }
+            }
+        }
+        let source = io::Error::from(io::ErrorKind::AlreadyExists);
+        Err(Error::CannotCreate { path: self.path_of(name), source })
+    }
+
+    /// In a group's directory the umask must not take the group's bits away.
+    fn give_mode(&self, name: &str, file: File) -> Result<(File, Stat)> {
+        if self.file_mode.contains(Mode::WGRP) {
+            rustix::fs::fchmod(&file, self.file_mode)
+                .map_err(|e| Error::io("set the mode of", self.path_of(name), e))?;
+        }
+        self.regular(name, file)
+    }
+
+    fn regular(&self, name: &str, file: File) -> Result<(File, Stat)> {
+        let stat = rustix::fs::fstat(&file).map_err(|e| Error::io("stat", self.path_of(name), e))?;
+        match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
+            rustix::fs::FileType::RegularFile => Ok((file, stat_of(&stat))),
+            kind => Err(Error::NotRegular { path: self.path_of(name), kind: kind_word(kind) }),
+        }
+    }
+
+    fn open_error(&self, operation: &'static str, name: &str, errno: Errno) -> Error {
+        let path = self.path_of(name);
+        match errno {
+            Errno::LOOP => Error::NotRegular { path, kind: "symbolic link" },
+            Errno::ISDIR => Error::NotRegular { path, kind: "directory" },
+            Errno::NXIO => Error::NotRegular { path, kind: "socket" },
+            _ => Error::io(operation, path, errno),
+        }
+    }
+
+    /// What the path means now, without following a link.
+    pub(crate) fn stat(&self, name: &str) -> Result<Option<Stat>> {
+        match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat_of(&stat))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(Error::io("stat", self.path_of(name), errno)),
+        }
+    }
+
+    pub(crate) fn rename(&self, from: &str, to: &str) -> Result<()> {
+        rustix::fs::renameat(&self.fd, from, &self.fd, to)
+            .map_err(|e| Error::io("rename a new file over", self.path_of(to), e))
+    }
+
+    /// Swaps two files in one step, or falls back to renaming where there is nothing to swap with or the file system
+    /// cannot swap. A swap costs two thirds of a rename over an existing file, which must free the old inode.
+    pub(crate) fn exchange_or_rename(&self, fresh: &str, target: &str) -> Result<()> {
+        match rustix::fs::renameat_with(&self.fd, fresh, &self.fd, target, RenameFlags::EXCHANGE) {
+            Ok(()) => Ok(()),
+            Err(Errno::NOENT | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => self.rename(fresh, target),
+            Err(errno) => Err(Error::io("publish", self.path_of(target), errno)),
+        }
+    }
+
+    /// Removes a file; that there was none is fine.
+    pub(crate) fn unlink(&self, name: &str) -> Result<()> {
+        match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(self.open_error("remove", name, errno)),
+        }
+    }
+
+    /// Makes renames in this directory survive a power cut.
+    pub(crate) fn sync(&self) -> Result<()> {
+        rustix::fs::fsync(&self.fd).map_err(|e| Error::io("sync", &self.path, e))
+    }
+
+    /// The names of the files here, in byte order.
+    pub(crate) fn names(&self) -> Result<Vec<String>> {
+        let failed = |e: Errno| Error::io("list", &self.path, e);
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&self.fd).map_err(failed)? {
+            if let Ok(name) = entry.map_err(failed)?.file_name().to_str() {
+                names.push(name.to_owned());
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+}
+
+fn kind_word(kind: rustix::fs::FileType) -> &'static str {
+    match kind {
+        rustix::fs::FileType::Directory => "directory",
+        rustix::fs::FileType::Symlink => "symbolic link",
+        rustix::fs::FileType::Fifo => "fifo",
+        rustix::fs::FileType::Socket => "socket",
+        rustix::fs::FileType::CharacterDevice | rustix::fs::FileType::BlockDevice => "device",
+        _ => "special file",
+    }
+}

@@ -1,0 +1,190 @@
+//! The state directory: where it is, who may own it, and what is refused.
+
+use std::{
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{Mode, OFlags, Stat},
+    io::Errno,
+};
+
+use super::{Dir, file_system};
+use crate::error::{Error, Result};
+
+/// The environment variables that choose the state directory, read once at the edge.
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    /// `$TRIPLOCK_STATE_DIR`
+    pub state_dir: Option<OsString>,
+    /// `$XDG_STATE_HOME`
+    pub xdg_state_home: Option<OsString>,
+    /// `$HOME`
+    pub home: Option<OsString>,
+}
+
+impl Environment {
+    /// This process's.
+    pub fn current() -> Self {
+        let var = |name| std::env::var_os(name).filter(|value: &OsString| !value.is_empty());
+        Self { state_dir: var("TRIPLOCK_STATE_DIR"), xdg_state_home: var("XDG_STATE_HOME"), home: var("HOME") }
+    }
+}
+
+/// A directory that is fit to hold state: local, and writable by nobody but its owner or its group.
+///
+/// A lock's path depends on this directory and the name alone: never on the working directory, `/tmp`,
+/// `$XDG_RUNTIME_DIR` or a unit's private directories, so that shell, cron and systemd meet at the same file.
+#[derive(Debug)]
+pub struct StateDir {
+    dir: Dir,
+}
+
+impl StateDir {
+    /// Where state is kept when no `--state-dir` is given: `$TRIPLOCK_STATE_DIR`, else `/var/lib/triplock` for root,
+    /// else `$XDG_STATE_HOME/triplock`, else `~/.local/state/triplock`.
+    ///
+    /// # Errors
+    /// `Usage` when none of them tells, or when one is relative: its meaning would change with the working directory.
+    pub fn default_path(environment: &Environment) -> Result<PathBuf> {
+        let (from, path) = if let Some(dir) = &environment.state_dir {
+            ("$TRIPLOCK_STATE_DIR", PathBuf::from(dir))
+        } else if rustix::process::geteuid().is_root() {
+            ("root's default", PathBuf::from("/var/lib/triplock"))
+        } else if let Some(dir) = &environment.xdg_state_home {
+            ("$XDG_STATE_HOME", Path::new(dir).join("triplock"))
+        } else if let Some(home) = &environment.home {
+            ("$HOME", Path::new(home).join(".local/state/triplock"))
+        } else {
+            return Err(Error::Usage("no state directory: set --state-dir, TRIPLOCK_STATE_DIR or HOME".to_owned()));
+        };
+        if path.is_relative() {
+            return Err(Error::Usage(format!("{from} is a relative path: {}; give an absolute one", path.display())));
+        }
+        Ok(path)
+    }
+
+    /// Opens the directory, making it (0700) and its parents when they are missing.
+    ///
+    /// # Errors
+    /// `Denied` when it is world-writable or somebody else's, `UntrustedFileSystem` on a network or unknown file
+    /// system (unless allowed), `CannotCreate` when it cannot be made.
+    pub fn open(path: &Path, allow_network_fs: bool) -> Result<Self> {
+        let path = std::path::absolute(path).map_err(|e| Error::io("resolve", path, e))?;
+        let cannot = |source: io::Error| Error::CannotCreate { path: path.clone(), source };
+        let open = || {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::open(&path, flags, Mode::empty())
+        };
+        let fd = match open() {
+            Err(Errno::NOENT) => {
+                make_with_parents(&path).map_err(cannot)?;
+                open()
+            }
+            other => other,
+        };
+        let fd = fd.map_err(|errno| match errno {
+            Errno::NOTDIR => {
+                cannot(io::Error::other("a file is in the way; choose another --state-dir or move the file"))
+            }
+            Errno::ACCESS => Error::Denied {
+                path: path.clone(),
+                why: "permission denied; run as its owner, join its group, or choose another --state-dir".to_owned(),
+            },
+            errno => cannot(errno.into()),
+        })?;
+        let stat = rustix::fs::fstat(&fd).map_err(|e| Error::io("stat", &path, e))?;
+        let file_mode = judge(&path, &stat)?;
+        // The type differs between architectures.
+        #[allow(clippy::useless_conversion)]
+        let device = u64::from(stat.st_dev);
+        if !allow_network_fs {
+            if let Some(kind) = file_system::distrust(&fd, device).map_err(|e| Error::io("statfs", &path, e))? {
+                return Err(Error::UntrustedFileSystem { path, kind });
+            }
+        }
+        Ok(Self { dir: Dir { fd, path, file_mode } })
+    }
+
+    /// The directory's absolute path.
+    pub fn path(&self) -> &Path {
+        &self.dir.path
+    }
+
+    /// A directory of ours inside, or `None` when it is missing.
+    pub(crate) fn subdirectory(&self, name: &str) -> Result<Option<Dir>> {
+        let path = self.dir.path_of(name);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        match rustix::fs::openat(&self.dir.fd, name, flags, Mode::empty()) {
+            Ok(fd) => Ok(Some(Dir { fd, path, file_mode: self.dir.file_mode })),
+            Err(Errno::NOENT) => Ok(None),
+            Err(Errno::NOTDIR | Errno::LOOP) => {
+                Err(Error::NotRegular { path, kind: "file or link where a directory belongs" })
+            }
+            Err(errno) => Err(Error::io("open", path, errno)),
+        }
+    }
+
+    /// The same, made (and its entry synced) when it is missing.
+    pub(crate) fn make_subdirectory(&self, name: &str) -> Result<Dir> {
+        if let Some(dir) = self.subdirectory(name)? {
+            return Ok(dir);
+        }
+        let shared = self.dir.file_mode.contains(Mode::WGRP);
+        let mode = Mode::from_raw_mode(if shared { 0o2770 } else { 0o700 });
+        let path = self.dir.path_of(name);
+        match rustix::fs::mkdirat(&self.dir.fd, name, mode) {
+            Ok(()) if shared => {
+                // The umask took the group's write bit.
+                rustix::fs::chmodat(&self.dir.fd, name, mode, rustix::fs::AtFlags::empty())
+                    .map_err(|e| Error::io("set the mode of", &path, e))?;
+            }
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(Error::CannotCreate { path, source: errno.into() }),
+        }
+        self.dir.sync()?;
+        self.subdirectory(name)?.ok_or_else(|| Error::CannotCreate { path, source: io::ErrorKind::NotFound.into() })
+    }
+}
+
+/// Makes the directory 0700 and its missing parents, and syncs each parent that got a new entry, so that a power cut
+/// cannot take away a directory in which something was answered.
+fn make_with_parents(path: &Path) -> io::Result<()> {
+    let Some(parent) = path.parent() else { return Ok(()) };
+    match rustix::fs::mkdir(path, Mode::RWXU) {
+        Err(Errno::NOENT) => {
+            make_with_parents(parent)?;
+            match rustix::fs::mkdir(path, Mode::RWXU) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    std::fs::File::open(parent)?.sync_all()
+}
+
+/// Who may own the directory, and which mode its files get.
+fn judge(path: &Path, stat: &Stat) -> Result<Mode> {
+    let denied = |why: &str| Err(Error::Denied { path: path.to_owned(), why: why.to_owned() });
+    let mode = Mode::from_raw_mode(stat.st_mode);
+    if mode.contains(Mode::WOTH) {
+        return denied(
+            "is writable by everybody, so anybody could forge state; chmod o-w it or choose another --state-dir",
+        );
+    }
+    let me = rustix::process::geteuid().as_raw();
+    let shared = mode.contains(Mode::WGRP);
+    // Root's directory with the group's write bit is the shared one; whether this process is a member, the kernel
+    // says at the first file.
+    if stat.st_uid != me && !(stat.st_uid == 0 && shared) {
+        return denied(&format!(
+            "belongs to user {}, and this is user {me}; run as its owner or choose another --state-dir",
+            stat.st_uid
+        ));
+    }
+    Ok(if shared { Mode::from_raw_mode(0o660) } else { Mode::from_raw_mode(0o600) })
+}

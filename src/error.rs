@@ -1,0 +1,209 @@
+//! What can go wrong. Busy and refused are not here: they are answers (see [`crate::Acquire`] and [`crate::Refusal`]).
+
+use std::{fmt, io, path::PathBuf};
+
+use crate::{
+    exit::ExitCode,
+    name::{Name, RequestId},
+};
+
+/// A failed operation. Each variant carries the operation and the path, and says what to do next where there is
+/// something to do.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// An argument that no rule of the command line could catch.
+    Usage(String),
+    /// A file under the state directory holds what triplock did not write, or lost what it did. Nothing was changed.
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Where in it, in bytes.
+        offset: u64,
+        /// What is wrong there.
+        why: String,
+    },
+    /// A symbolic link, fifo, directory … where a regular file belongs.
+    NotRegular {
+        /// The planted thing.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// A line of a batch is not a booking. Nothing of the batch was booked.
+    BadBatch {
+        /// Where the batch came from.
+        source: String,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The file was written by a newer triplock.
+    NewerFormat {
+        /// The file.
+        path: PathBuf,
+        /// The format it names.
+        found: u64,
+    },
+    /// The trip does not exist, or was removed.
+    NoSuchTrip(Name),
+    /// A system call failed.
+    Io {
+        /// What was being done: a verb.
+        operation: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// How it failed.
+        source: io::Error,
+    },
+    /// A file or directory could not be made.
+    CannotCreate {
+        /// The file or directory.
+        path: PathBuf,
+        /// How it failed.
+        source: io::Error,
+    },
+    /// The state directory (or a file in it) must not be trusted or cannot be used.
+    Denied {
+        /// The directory or file.
+        path: PathBuf,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// The state directory lies where flock(2) cannot be trusted.
+    UntrustedFileSystem {
+        /// The state directory.
+        path: PathBuf,
+        /// What it lies on.
+        kind: String,
+    },
+    /// This thread holds that lock already: waiting for it would never end.
+    Reentrant(Name),
+    /// The lock file was replaced while its lock was held. Nothing was committed.
+    LockLost(Name),
+    /// The booking may or may not be on disk. A retry with the same id returns what happened, and never books twice.
+    Uncertain {
+        /// The id to retry with.
+        request_id: Option<RequestId>,
+        /// What failed.
+        why: String,
+    },
+}
+
+impl Error {
+    pub(crate) fn io(operation: &'static str, path: impl Into<PathBuf>, source: impl Into<io::Error>) -> Self {
+        Self::Io { operation, path: path.into(), source: source.into() }
+    }
+
+    /// The exit code of the process that this error ends.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Usage(_) => ExitCode::Usage,
+            Self::Corrupt { .. } | Self::NotRegular { .. } | Self::BadBatch { .. } => ExitCode::Corrupt,
+            Self::NewerFormat { .. } | Self::UntrustedFileSystem { .. } => ExitCode::Configuration,
+            Self::NoSuchTrip(_) => ExitCode::NotFound,
+            Self::Io { source, .. } => match source.kind() {
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ExitCode::Permission,
+                _ => ExitCode::System,
+            },
+            Self::CannotCreate { source, .. } => match source.kind() {
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ExitCode::Permission,
+                _ => ExitCode::CannotCreate,
+            },
+            Self::Denied { .. } => ExitCode::Permission,
+            Self::Reentrant(_) => ExitCode::Internal,
+            Self::LockLost(_) => ExitCode::LockLost,
+            Self::Uncertain { .. } => ExitCode::Uncertain,
+        }
+    }
+
+    /// The stable word for this error in JSON output.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Usage(_) => "usage",
+            Self::Corrupt { .. } => "corrupt",
+            Self::NotRegular { .. } => "not_regular_file",
+            Self::BadBatch { .. } => "bad_batch",
+            Self::NewerFormat { .. } => "newer_format",
+            Self::NoSuchTrip(_) => "no_such_trip",
+            Self::Io { .. } => "io",
+            Self::CannotCreate { .. } => "cannot_create",
+            Self::Denied { .. } => "denied",
+            Self::UntrustedFileSystem { .. } => "untrusted_file_system",
+            Self::Reentrant(_) => "reentrant",
+            Self::LockLost(_) => "lock_lost",
+            Self::Uncertain { .. } => "uncertain",
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(why) => f.write_str(why),
+            Self::Corrupt { path, offset, why } => write!(
+                f,
+                "{}: byte {offset}: {why}; nothing was changed; restore the file from a backup or follow \"Repair\" in docs/state.md",
+                path.display()
+            ),
+            Self::NotRegular { path, kind } => write!(
+                f,
+                "{}: is a {kind}, not a regular file; triplock did not put it there: find out who did, then remove it",
+                path.display()
+            ),
+            Self::BadBatch { source, line, why } => {
+                write!(f, "{source}: line {line}: {why}; nothing of the batch was booked; correct the line and retry")
+            }
+            Self::NewerFormat { path, found } => write!(
+                f,
+                "{}: format {found} is newer than this triplock reads ({}); upgrade triplock",
+                path.display(),
+                crate::FORMAT
+            ),
+            Self::NoSuchTrip(name) => write!(f, "no such trip: {name}; `triplock trip list` shows those there are"),
+            Self::Io { operation, path, source } => {
+                write!(f, "cannot {operation} {}: {source}", path.display())?;
+                if source.kind() == io::ErrorKind::StorageFull {
+                    f.write_str("; nothing was changed; free some space and retry")?;
+                }
+                Ok(())
+            }
+            Self::CannotCreate { path, source } => write!(f, "cannot create {}: {source}", path.display()),
+            Self::Denied { path, why } => write!(f, "{}: {why}", path.display()),
+            Self::UntrustedFileSystem { path, kind } => write!(
+                f,
+                "{}: on {kind}, where locks of other processes may not be seen; choose a local directory, or insist with --allow-network-fs",
+                path.display()
+            ),
+            Self::Reentrant(name) => {
+                write!(f, "{name}: this thread holds that lock already; waiting for it would never end")
+            }
+            Self::LockLost(name) => write!(
+                f,
+                "{name}: the lock file was replaced while its lock was held; nothing was committed; retry, and never remove lock files"
+            ),
+            Self::Uncertain { request_id: Some(id), why } => {
+                write!(
+                    f,
+                    "outcome uncertain: {why}; retry with --request-id {id}: it returns what happened and never books twice"
+                )
+            }
+            Self::Uncertain { request_id: None, why } => {
+                write!(f, "outcome uncertain: {why}; look at the trip before you retry")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io { source, .. } | Self::CannotCreate { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+/// The result of a triplock operation.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

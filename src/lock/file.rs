@@ -1,0 +1,127 @@
+//! File locks: flock(2) on `NAME.lock`. They keep out every process of the machine, and are lost with the last open
+//! descriptor: when the holder is killed, its lock is free the moment the kernel has closed its files.
+
+use std::sync::Arc;
+
+use super::{
+    Acquire, Fence, Guard, Holder, Identity, Lock, LossMode, Wait,
+    held_file::{self, HeldFile, Missing, Taken},
+    holder::NOTE_SIZE,
+};
+use crate::{
+    clock::Clock,
+    dir::{Dir, StateDir},
+    error::{Error, Result},
+    name::Name,
+};
+
+/// The locks of one directory.
+#[derive(Clone)]
+pub struct FileLock {
+    dir: Arc<Dir>,
+    identity: Arc<Identity>,
+    clock: Arc<dyn Clock>,
+}
+
+impl FileLock {
+    /// The locks of the state directory's `locks/`, which is made when it is missing: named locks that guard nothing
+    /// of triplock's own.
+    pub fn named(state: &StateDir, identity: Identity, clock: Arc<dyn Clock>) -> Result<Self> {
+        Ok(Self::in_dir(Arc::new(state.make_subdirectory("locks")?), Arc::new(identity), clock))
+    }
+
+    pub(crate) fn in_dir(dir: Arc<Dir>, identity: Arc<Identity>, clock: Arc<dyn Clock>) -> Self {
+        Self { dir, identity, clock }
+    }
+
+    pub(crate) fn acquire_file(
+        &self,
+        name: &Name,
+        missing: Missing,
+        until: super::Until,
+    ) -> Result<Option<Acquire<FileGuard>>> {
+        let file_name = format!("{name}.lock");
+        let held = match HeldFile::acquire(&self.dir, &file_name, missing, until)? {
+            Taken::Held(held) => held,
+            Taken::Missing => return Ok(None),
+            Taken::Reentrant => return Err(Error::Reentrant(name.clone())),
+            Taken::Busy(file) => {
+                let mut note = [0; NOTE_SIZE];
+                let holder = held_file::read_head(&file, &mut note).ok().and_then(Holder::decode);
+                return Ok(Some(Acquire::Held(holder)));
+            }
+        };
+        let failed = |operation, e| Error::io(operation, self.dir.path_of(&file_name), e);
+        let mut note = [0; NOTE_SIZE];
+        let last = Holder::decode(held.read(&mut note).map_err(|e| failed("read", e))?);
+        let mut guard = FileGuard { lock: self.clone(), name: name.clone(), file_name, held, fence: Fence(0) };
+        guard.raise_fence(last.map_or(Fence(0), |holder| holder.fence))?;
+        Ok(Some(Acquire::Granted(guard)))
+    }
+}
+
+impl std::fmt::Debug for FileLock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileLock").field("dir", &self.dir.path()).finish_non_exhaustive()
+    }
+}
+
+impl Lock for FileLock {
+    type Guard = FileGuard;
+
+    fn acquire(&self, name: &Name, wait: Wait) -> Result<Acquire<FileGuard>> {
+        let acquired = self.acquire_file(name, Missing::Create, wait.until())?;
+        Ok(acquired.expect("a missing lock file is created"))
+    }
+
+    fn loss_mode(&self) -> LossMode {
+        LossMode::WithLastDescriptor
+    }
+}
+
+/// A held file lock.
+///
+/// Its fence is in the lock file from the start, and survives kills there. A power cut may take the file's last
+/// notes with it; a fence that some commit carried is in the ledger as well, and a caller that shows a fence to
+/// another system before it commits anything calls [`FileGuard::persist_fence`] first.
+#[derive(Debug)]
+pub struct FileGuard {
+    lock: FileLock,
+    name: Name,
+    file_name: String,
+    held: HeldFile,
+    fence: Fence,
+}
+
+impl FileGuard {
+    /// The name whose lock this is.
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// Makes the fence larger than `seen`, a fence that was found elsewhere, and notes it.
+    pub(crate) fn raise_fence(&mut self, seen: Fence) -> Result<()> {
+        if self.fence > seen {
+            return Ok(());
+        }
+        self.fence = Fence(seen.0 + 1);
+        let holder = Holder::new(&self.lock.identity, self.lock.clock.now(), self.fence);
+        let path = || self.lock.dir.path_of(&self.file_name);
+        self.held.write(&holder.encode()).map_err(|e| Error::io("write", path(), e))
+    }
+
+    /// Returns when the fence would survive a power cut.
+    pub fn persist_fence(&self) -> Result<()> {
+        self.held.sync().map_err(|e| Error::io("sync", self.lock.dir.path_of(&self.file_name), e))
+    }
+}
+
+impl Guard for FileGuard {
+    fn fence(&self) -> Fence {
+        self.fence
+    }
+
+    fn is_valid(&self) -> Result<bool> {
+        self.held.is_the_paths(&self.lock.dir, &self.file_name)
+    }
+}

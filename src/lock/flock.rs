@@ -1,0 +1,57 @@
+//! flock(2): the only module that calls it.
+//!
+//! Called as `fs2::FileExt::…`, fully qualified: since Rust 1.89 `File` has inherent methods of the same names, which
+//! a method call would resolve to.
+#![allow(clippy::disallowed_methods)]
+
+use std::{fs::File, io, time::Instant};
+
+use super::{Until, signals, timer};
+
+/// Takes the exclusive lock if it is free.
+pub(super) fn try_exclusive(file: &File) -> io::Result<bool> {
+    loop {
+        match fs2::FileExt::try_lock_exclusive(file) {
+            Ok(()) => return Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Takes the exclusive lock, sleeping in one blocking flock(2) until it is free or the wait is over.
+///
+/// # Errors
+/// `Interrupted` when a deferred TERM, INT or HUP arrived during the wait.
+pub(super) fn exclusive(file: &File, until: Until) -> io::Result<bool> {
+    let blocking = || fs2::FileExt::lock_exclusive(file);
+    match until {
+        Until::Now => try_exclusive(file),
+        Until::Never => loop {
+            match blocking() {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => signals::interrupted()?,
+                other => return other.map(|()| true),
+            }
+        },
+        Until::At(deadline) => {
+            let _alarm = timer::Alarm::at(deadline)?;
+            loop {
+                match blocking() {
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {
+                        signals::interrupted()?;
+                        if Instant::now() >= deadline {
+                            return Ok(false);
+                        }
+                    }
+                    other => return other.map(|()| true),
+                }
+            }
+        }
+    }
+}
+
+/// Releases the lock, also for every process that inherited the descriptor.
+pub(super) fn unlock(file: &File) -> io::Result<()> {
+    fs2::FileExt::unlock(file)
+}

@@ -1,0 +1,110 @@
+//! A file under exclusive flock, proven to be the file that its path means.
+//!
+//! The lock belongs to the inode, not to the path. If somebody replaced or removed the file while we waited, we would
+//! hold a lock that no later process asks for, so after winning the descriptor's inode must still be the path's;
+//! otherwise open again. That is also why no lock file is ever unlinked.
+
+use std::{fs::File, marker::PhantomData, os::unix::fs::FileExt};
+
+use super::{Until, flock, reentry};
+use crate::{
+    dir::{self, Access, Dir, FileId},
+    error::{Error, Result},
+};
+
+/// What to do when there is no lock file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Missing {
+    Create,
+    GiveUp,
+}
+
+/// What came of asking.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    Held(HeldFile),
+    /// Somebody else has it; this is the file, for reading who.
+    Busy(File),
+    Missing,
+    /// This thread has it.
+    Reentrant,
+}
+
+/// The lock is released on drop, explicitly: a child that inherited the descriptor does not keep it.
+#[derive(Debug)]
+pub(crate) struct HeldFile {
+    file: File,
+    id: FileId,
+    _entry: reentry::Entry,
+    /// Not `Send`: the entry names the thread.
+    _thread: PhantomData<*const ()>,
+}
+
+impl HeldFile {
+    pub(crate) fn acquire(dir: &Dir, name: &str, missing: Missing, until: Until) -> Result<Taken> {
+        let failed = |e| Error::io("lock", dir.path_of(name), e);
+        loop {
+            let (file, stat) = match (dir.open(name, Access::ReadWrite)?, missing) {
+                (Some(found), _) => found,
+                (None, Missing::GiveUp) => return Ok(Taken::Missing),
+                (None, Missing::Create) => dir.open_or_create(name)?,
+            };
+            if !flock::try_exclusive(&file).map_err(failed)? {
+                if until == Until::Now {
+                    return Ok(Taken::Busy(file));
+                }
+                if reentry::is_ours(stat.id) {
+                    return Ok(Taken::Reentrant);
+                }
+                if !flock::exclusive(&file, until).map_err(failed)? {
+                    return Ok(Taken::Busy(file));
+                }
+            }
+            let held = Self { file, id: stat.id, _entry: reentry::Entry::new(stat.id), _thread: PhantomData };
+            if held.is_the_paths(dir, name)? {
+                return Ok(Taken::Held(held));
+            }
+        }
+    }
+
+    /// Whether the path still means the file that is locked.
+    pub(crate) fn is_the_paths(&self, dir: &Dir, name: &str) -> Result<bool> {
+        Ok(dir.stat(name)?.is_some_and(|stat| stat.linked && stat.id == self.id))
+    }
+
+    /// The first `buffer.len()` bytes, or as many as there are.
+    pub(crate) fn read<'b>(&self, buffer: &'b mut [u8]) -> std::io::Result<&'b [u8]> {
+        read_head(&self.file, buffer)
+    }
+
+    /// Overwrites in place, from the first byte.
+    pub(crate) fn write(&self, bytes: &[u8]) -> std::io::Result<()> {
+        self.file.write_all_at(bytes, 0)
+    }
+
+    pub(crate) fn sync(&self) -> std::io::Result<()> {
+        self.file.sync_data()
+    }
+
+    pub(crate) fn size(&self) -> std::io::Result<u64> {
+        Ok(dir::stat_file(&self.file)?.size)
+    }
+}
+
+impl Drop for HeldFile {
+    fn drop(&mut self) {
+        // Nothing to be done about an error: closing the descriptor releases it too.
+        let _ = flock::unlock(&self.file);
+    }
+}
+
+pub(super) fn read_head<'b>(file: &File, buffer: &'b mut [u8]) -> std::io::Result<&'b [u8]> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], filled as u64)? {
+            0 => break,
+            more => filled += more,
+        }
+    }
+    Ok(&buffer[..filled])
+}

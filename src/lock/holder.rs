@@ -1,0 +1,104 @@
+//! The note in a lock file: who holds it, for people, and the last fence.
+//!
+//! It is written in place after winning, never before, and left behind on release: that a lock is held is derived
+//! from the lock, never from the note. It is one block of constant size, so an older, longer note cannot show through.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::Fence;
+
+/// The size of the note in bytes; a power of two below the page size, so one write is never split.
+pub(super) const NOTE_SIZE: usize = 512;
+
+/// How much of a command line the note keeps, in bytes.
+const COMMAND_KEPT: usize = 160;
+
+/// Who this process is, for the notes of the locks it takes.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    pid: u32,
+    host: String,
+    command: String,
+}
+
+impl Identity {
+    /// This process and its command line.
+    pub fn current() -> Self {
+        let mut command = String::new();
+        for word in std::env::args_os() {
+            if command.len() >= COMMAND_KEPT {
+                break;
+            }
+            if !command.is_empty() {
+                command.push(' ');
+            }
+            command.push_str(&word.to_string_lossy());
+        }
+        let mut command: String = command.chars().filter(|c| !c.is_control()).collect();
+        while command.len() > COMMAND_KEPT {
+            command.pop();
+        }
+        let mut host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        while host.len() > 64 {
+            host.pop();
+        }
+        Self { pid: std::process::id(), host, command }
+    }
+}
+
+/// Who holds (or last held) a lock: a hint, read without holding it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Process id on `host`.
+    pub pid: u32,
+    /// Node name of the machine.
+    pub host: String,
+    /// When the lock was acquired.
+    #[serde(with = "crate::clock::as_rfc3339")]
+    pub since: DateTime<Utc>,
+    /// The holder's command line, shortened.
+    pub command: String,
+    /// The fence of the acquisition.
+    pub fence: Fence,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Note {
+    format: u64,
+    #[serde(flatten)]
+    holder: Holder,
+}
+
+impl Holder {
+    pub(super) fn new(identity: &Identity, since: DateTime<Utc>, fence: Fence) -> Self {
+        Self { pid: identity.pid, host: identity.host.clone(), since, command: identity.command.clone(), fence }
+    }
+
+    /// The note as written to the file.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let note = |holder: &Self| {
+            serde_json::to_vec(&Note { format: crate::FORMAT, holder: holder.clone() }).expect("a note is plain data")
+        };
+        let mut bytes = note(self);
+        if bytes.len() >= NOTE_SIZE {
+            // Quotes and backslashes double in JSON; the command is the part one can do without.
+            bytes = note(&Self { command: String::new(), ..self.clone() });
+        }
+        bytes.resize(NOTE_SIZE - 1, b' ');
+        bytes.push(b'\n');
+        bytes
+    }
+
+    /// The note in those bytes; `None` when there is none, or only part of one.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice::<Note>(bytes).ok().map(|note| note.holder)
+    }
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let since = self.since.with_timezone(&chrono::Local).format("%H:%M:%S%.3f");
+        write!(f, "pid {} since {since}: {}", self.pid, self.command)
+    }
+}

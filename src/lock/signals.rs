@@ -1,0 +1,53 @@
+//! Signals that would end the process, held back while a commit is under way.
+//!
+//! Until something is appended, TERM, INT and HUP keep their default meaning: the kernel ends the waiter, and nothing
+//! was booked. Between the append and the answer that would leave the caller not knowing, so there the signals only
+//! raise a flag: the commit goes on to its answer, and a wait that is still needed ends with "outcome uncertain".
+//! A signal that was ignored (nohup) stays ignored.
+#![allow(unsafe_code)]
+
+use std::{
+    io,
+    mem::MaybeUninit,
+    ptr,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+static ARRIVED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn note(_: libc::c_int) {
+    ARRIVED.store(true, Ordering::Relaxed);
+}
+
+/// Whether a deferred signal arrived.
+pub(super) fn interrupted() -> io::Result<()> {
+    if ARRIVED.load(Ordering::Relaxed) {
+        return Err(io::Error::new(io::ErrorKind::Interrupted, "interrupted by a signal"));
+    }
+    Ok(())
+}
+
+/// From here to the end of the process the signals only raise the flag.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deferred;
+
+impl Deferred {
+    pub(crate) fn begin() -> Self {
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+            // SAFETY: zero is a valid sigaction.
+            let mut before: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
+            // SAFETY: as above; the fields that matter are set below.
+            let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
+            action.sa_sigaction = note as *const () as libc::sighandler_t;
+            // SAFETY: valid signal and pointers; the handler only stores to an atomic. Without SA_RESTART, so that it
+            // ends a wait.
+            unsafe {
+                libc::sigaction(signal, &raw const action, &raw mut before);
+                if before.sa_sigaction == libc::SIG_IGN {
+                    libc::sigaction(signal, &raw const before, ptr::null_mut());
+                }
+            }
+        }
+        Self
+    }
+}

@@ -1,0 +1,117 @@
+//! The alarm that ends a timed wait: a POSIX timer that signals the waiting thread itself.
+//!
+//! flock(2) has no time-out. A signal whose handler was installed without `SA_RESTART` makes it return `EINTR`, so a
+//! timer aimed at this one thread (`SIGEV_THREAD_ID`, timer_create(2)) ends the sleep at the deadline and disturbs no
+//! other thread. One shot would not do: a signal that lands just before the system call is entered interrupts
+//! nothing, and the sleeper would sleep for ever. So the timer refires every few milliseconds until the call has
+//! returned and the alarm is dropped.
+#![allow(unsafe_code)]
+
+use std::{
+    io,
+    mem::MaybeUninit,
+    ptr,
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+/// How soon a signal that came too early is followed by the next.
+const REFIRE: Duration = Duration::from_millis(5);
+
+/// Which signal: a real-time one, since the others belong to somebody. C libraries keep the first few themselves.
+fn signal() -> libc::c_int {
+    libc::SIGRTMIN() + 7
+}
+
+/// While it lives, blocking calls of this thread return `EINTR` from the deadline on.
+pub(super) struct Alarm {
+    timer: libc::timer_t,
+    mask: libc::sigset_t,
+}
+
+extern "C" fn wake(_: libc::c_int) {}
+
+/// Installs the handler, once for the process.
+fn install() -> io::Result<()> {
+    static INSTALLED: OnceLock<Result<(), i32>> = OnceLock::new();
+    let installed = INSTALLED.get_or_init(|| {
+        // SAFETY: zero is a valid sigaction; the fields that matter are set below.
+        let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
+        action.sa_sigaction = wake as *const () as libc::sighandler_t;
+        // SAFETY: the set lives in `action`.
+        unsafe { libc::sigemptyset(&raw mut action.sa_mask) };
+        // No SA_RESTART: the point is to interrupt.
+        action.sa_flags = 0;
+        // SAFETY: a valid signal and action; the handler does nothing, so it is async-signal-safe.
+        match unsafe { libc::sigaction(signal(), &raw const action, ptr::null_mut()) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL)),
+        }
+    });
+    installed.map_err(io::Error::from_raw_os_error)
+}
+
+impl Alarm {
+    pub(super) fn at(deadline: Instant) -> io::Result<Self> {
+        install()?;
+        // SAFETY: zero is a valid sigevent.
+        let mut event: libc::sigevent = unsafe { MaybeUninit::zeroed().assume_init() };
+        event.sigev_notify = libc::SIGEV_THREAD_ID;
+        event.sigev_signo = signal();
+        event.sigev_notify_thread_id = rustix::thread::gettid().as_raw_nonzero().get();
+        let mut timer = MaybeUninit::uninit();
+        // SAFETY: `event` is initialised and `timer` is written when the call succeeds.
+        if unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, timer.as_mut_ptr()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: timer_create succeeded.
+        let timer = unsafe { timer.assume_init() };
+        let mut alarm = Self { timer, mask: unblock()? };
+        alarm.start(deadline.saturating_duration_since(Instant::now()))?;
+        Ok(alarm)
+    }
+
+    fn start(&mut self, wait: Duration) -> io::Result<()> {
+        // Zero would disarm it.
+        let times =
+            libc::itimerspec { it_value: timespec(wait.max(Duration::from_nanos(1))), it_interval: timespec(REFIRE) };
+        // SAFETY: a live timer and a valid time.
+        match unsafe { libc::timer_settime(self.timer, 0, &raw const times, ptr::null_mut()) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        // SAFETY: the timer is ours and live; a signal of it that is still pending meets the empty handler.
+        unsafe { libc::timer_delete(self.timer) };
+        // SAFETY: the mask that pthread_sigmask gave.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.mask, ptr::null_mut()) };
+    }
+}
+
+/// Lets the signal through to this thread, whose creator may have blocked everything; gives the mask to restore.
+fn unblock() -> io::Result<libc::sigset_t> {
+    let mut wanted = MaybeUninit::uninit();
+    let mut before = MaybeUninit::uninit();
+    // SAFETY: sigemptyset initialises the set before sigaddset and pthread_sigmask read it; `before` is written when
+    // pthread_sigmask succeeds.
+    unsafe {
+        libc::sigemptyset(wanted.as_mut_ptr());
+        libc::sigaddset(wanted.as_mut_ptr(), signal());
+        match libc::pthread_sigmask(libc::SIG_UNBLOCK, wanted.as_ptr(), before.as_mut_ptr()) {
+            0 => Ok(before.assume_init()),
+            errno => Err(io::Error::from_raw_os_error(errno)),
+        }
+    }
+}
+
+fn timespec(duration: Duration) -> libc::timespec {
+    libc::timespec {
+        // A wait of more than 292 billion years is cut.
+        tv_sec: duration.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_nsec: duration.subsec_nanos().into(),
+    }
+}

@@ -1,0 +1,151 @@
+//! Names that become paths, and ids that only become JSON strings.
+//!
+//! A [`Name`] is checked before a path is built from it, so no name can leave the state directory.
+
+use std::{fmt, str::FromStr};
+
+/// The longest name or id, in bytes.
+pub const MAX_LEN: usize = 128;
+
+/// Why a string is not a name or an id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidName {
+    what: &'static str,
+    given: String,
+    why: String,
+}
+
+impl fmt::Display for InvalidName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "invalid {} {}: {}", self.what, shown(&self.given), self.why)
+    }
+}
+
+impl std::error::Error for InvalidName {}
+
+/// At most 40 characters of what was given, quoted, with control characters escaped.
+fn shown(given: &str) -> String {
+    let head: String = given.chars().take(40).collect();
+    if head.len() < given.len() { format!("{head:?}…") } else { format!("{head:?}") }
+}
+
+fn check(what: &'static str, given: &str, extra: &[u8]) -> Result<Box<str>, InvalidName> {
+    let fail = |why: String| Err(InvalidName { what, given: given.to_owned(), why });
+    if given.is_empty() {
+        return fail("it is empty".to_owned());
+    }
+    if given.len() > MAX_LEN {
+        return fail(format!("it has {} bytes, and {MAX_LEN} are allowed", given.len()));
+    }
+    if given.starts_with(['.', '-']) {
+        return fail("it must not start with '.' or '-'".to_owned());
+    }
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b) || extra.contains(&b);
+    match given.chars().find(|c| !u8::try_from(*c).is_ok_and(allowed)) {
+        None => Ok(given.into()),
+        Some(bad) => {
+            let extra: String = extra.iter().flat_map(|b| [' ', char::from(*b)]).collect();
+            fail(format!("{bad:?} is not allowed, only A-Z a-z 0-9 . _ -{extra}"))
+        }
+    }
+}
+
+macro_rules! name_type {
+    ($(#[$doc:meta])* $type:ident, $what:literal, $extra:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $type(Box<str>);
+
+        impl $type {
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = InvalidName;
+            fn from_str(given: &str) -> Result<Self, InvalidName> {
+                check($what, given, $extra).map(Self)
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                std::borrow::Cow::<str>::deserialize(from)?
+                    .parse()
+                    .map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+name_type!(
+    /// The name of a trip or a job: 1-128 bytes of `A-Z a-z 0-9 . _ -`, not starting with `.` or `-`.
+    Name, "name", b""
+);
+name_type!(
+    /// Who books. As a [`Name`], and `@ + :` as well, so that a mail address will do.
+    Student, "student", b"@+:"
+);
+name_type!(
+    /// Names one request, so that a retry returns the first answer. As a [`Student`] in form.
+    RequestId, "request id", b"@+:"
+);
+
+impl RequestId {
+    /// A fresh id: 128 random bits from the kernel, as 32 hexadecimal digits.
+    ///
+    /// # Errors
+    /// When the kernel has no randomness to give (before it is seeded at boot).
+    pub fn generate() -> std::io::Result<Self> {
+        let mut bits = [0u8; 16];
+        let got = rustix::rand::getrandom(&mut bits, rustix::rand::GetRandomFlags::empty())?;
+        debug_assert_eq!(got, bits.len(), "getrandom gives up to 256 bytes whole");
+        Ok(Self(format!("{:032x}", u128::from_ne_bytes(bits)).into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_a_safe_file_name() {
+        for good in ["1", "nightly", "a.b_c-d", &"x".repeat(128)] {
+            assert!(good.parse::<Name>().is_ok(), "{good}");
+        }
+        for bad in ["", ".", "..", "-n", "a/b", "../x", "a\0b", "🚌", "a b", "a@b", &"x".repeat(129)] {
+            assert!(bad.parse::<Name>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_student_may_be_a_mail_address() {
+        assert!("anna+trip@example.org".parse::<Student>().is_ok());
+        assert!("anna\"".parse::<Student>().is_err());
+    }
+
+    #[test]
+    fn an_error_is_one_short_line() {
+        let error = "x\n".repeat(500).parse::<Name>().unwrap_err().to_string();
+        assert!(!error.contains('\n') && error.len() < 200, "{error}");
+    }
+
+    #[test]
+    fn generated_ids_differ() {
+        assert_ne!(RequestId::generate().unwrap(), RequestId::generate().unwrap());
+    }
+}

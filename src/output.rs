@@ -1,0 +1,130 @@
+//! Everything that triplock prints. Results go to stdout, messages and errors to stderr.
+//!
+//! The JSON is a contract, described in docs/json.md: each object begins with `"format":1`.
+
+use std::io::{self, IsTerminal as _, Write};
+
+use serde::Serialize;
+
+use crate::{
+    cli::{Color, Global},
+    error::Error,
+    exit::ExitCode,
+};
+
+/// Where and how to print.
+#[derive(Debug)]
+pub(crate) struct Output {
+    pub(crate) json: bool,
+    pub(crate) quiet: bool,
+    /// Say who is waited for: asked for, or somebody is watching.
+    pub(crate) announce_waits: bool,
+    pub(crate) color: bool,
+}
+
+/// An object of the JSON contract.
+#[derive(Serialize)]
+struct Versioned<'a, T: Serialize> {
+    format: u64,
+    #[serde(flatten)]
+    value: &'a T,
+}
+
+/// An error as JSON prints it.
+#[derive(Serialize)]
+pub(crate) struct Failure<'a> {
+    pub(crate) error: &'a str,
+    pub(crate) message: String,
+    pub(crate) exit_code: u8,
+    #[serde(flatten)]
+    pub(crate) details: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Output {
+    pub(crate) fn new(global: &Global) -> Self {
+        let color = match global.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+        };
+        Self {
+            json: global.json,
+            quiet: global.quiet,
+            announce_waits: global.verbose || (!global.quiet && !global.json && io::stderr().is_terminal()),
+            color,
+        }
+    }
+
+    /// A result: the JSON object, or the text that `text` makes.
+    pub(crate) fn result<T: Serialize>(
+        &self,
+        to: &mut impl Write,
+        value: &T,
+        text: impl FnOnce() -> String,
+    ) -> io::Result<()> {
+        if self.json {
+            serde_json::to_writer(&mut *to, &Versioned { format: crate::FORMAT, value })?;
+            to.write_all(b"\n")
+        } else if self.quiet {
+            Ok(())
+        } else {
+            writeln!(to, "{}", text())
+        }
+    }
+
+    /// A message for a person.
+    pub(crate) fn message(&self, text: &str) {
+        if !self.quiet && !self.json {
+            // A message that nobody can read is no reason to fail.
+            let _ = writeln!(io::stderr(), "triplock: {text}");
+        }
+    }
+
+    /// An error; also when quiet.
+    pub(crate) fn failure(&self, failure: &Failure) {
+        let line = if self.json {
+            serde_json::to_string(&Versioned { format: crate::FORMAT, value: failure })
+                .expect("a failure is plain data")
+        } else {
+            format!("triplock: {}", failure.message)
+        };
+        let _ = writeln!(io::stderr(), "{line}");
+    }
+}
+
+/// The one place that turns an error into what is printed and the exit code.
+pub(crate) fn report(output: &Output, error: &anyhow::Error) -> ExitCode {
+    let mut details = serde_json::Map::new();
+    let (kind, code) = match error.downcast_ref::<Error>() {
+        Some(error) => {
+            match error {
+                Error::Corrupt { path, offset, .. } => {
+                    details.insert("path".to_owned(), path.to_string_lossy().into());
+                    details.insert("offset".to_owned(), (*offset).into());
+                }
+                Error::BadBatch { line, .. } => {
+                    details.insert("line".to_owned(), (*line).into());
+                }
+                Error::Uncertain { request_id: Some(id), .. } => {
+                    details.insert("request_id".to_owned(), id.as_str().into());
+                }
+                Error::Io { path, .. }
+                | Error::CannotCreate { path, .. }
+                | Error::Denied { path, .. }
+                | Error::NotRegular { path, .. }
+                | Error::NewerFormat { path, .. }
+                | Error::UntrustedFileSystem { path, .. } => {
+                    details.insert("path".to_owned(), path.to_string_lossy().into());
+                }
+                Error::NoSuchTrip(trip) => {
+                    details.insert("trip".to_owned(), trip.as_str().into());
+                }
+                _ => {}
+            }
+            (error.kind(), error.exit_code())
+        }
+        None => ("system", ExitCode::System),
+    };
+    output.failure(&Failure { error: kind, message: format!("{error:#}"), exit_code: code.code(), details });
+    code
+}
