@@ -53,7 +53,9 @@ pub(crate) enum Color {
     Never,
 }
 
+// Deferred: only the subcommand that was named is built, which is a tenth of a start.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Command {
     /// Make, list, show, resize and remove trips.
     #[command(subcommand)]
@@ -69,7 +71,9 @@ pub(crate) enum Command {
     RaceStudent(RaceStudent),
 }
 
+// Deferred: only the subcommand that was named is built, which is a tenth of a start.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Trip {
     /// Make a trip.
     Add {
@@ -140,7 +144,7 @@ pub(crate) struct Book {
     /// How many seats.
     #[arg(long, value_name = "K", default_value = "1", value_parser = seats, allow_negative_numbers = true)]
     pub(crate) seats: u32,
-    /// Read bookings as JSON Lines ({"student":"7","seats":1,"request_id":"…"}) from a file or `-`, and book them
+    /// Read bookings as JSON Lines, `{"student":"7","seats":1,"request_id":"…"}`, from a file or `-`, and book them
     /// under one lock in one commit.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["student", "seats", "request_id"])]
     pub(crate) batch: Option<PathBuf>,

@@ -47,7 +47,7 @@ pub struct LockedTrip<'s> {
 
 /// What came of asking for a trip's lock.
 pub(super) enum Opened<'s> {
-    Granted(LockedTrip<'s>),
+    Granted(Box<LockedTrip<'s>>),
     Held(Option<Holder>),
     /// There is no lock file, and none was to be made.
     NoLock,
@@ -109,7 +109,8 @@ impl<'s> LockedTrip<'s> {
         };
         for _ in 0..ATTEMPTS {
             let Some(ledger) = Ledger::open(&files.dir, &files.ledger, &files.trip, Access::ReadWrite)? else {
-                return Ok(Opened::Granted(Self { store, files, guard, ledger: None, durable: 0, end: Mark::START }));
+                let nothing = Self { store, files, guard, ledger: None, durable: 0, end: Mark::START };
+                return Ok(Opened::Granted(Box::new(nothing)));
             };
             let size = ledger.size()?;
             match State::read(&files)?.filter(|state| state.generation >= ledger.generation()) {
@@ -124,7 +125,8 @@ impl<'s> LockedTrip<'s> {
                     }
                     let (end, durable) = (verified.end, state.durable);
                     guard.raise_fence(end.totals.fence)?;
-                    return Ok(Opened::Granted(Self { store, files, guard, ledger: Some(ledger), durable, end }));
+                    let ready = Self { store, files, guard, ledger: Some(ledger), durable, end };
+                    return Ok(Opened::Granted(Box::new(ready)));
                 }
             }
         }
@@ -163,8 +165,8 @@ impl<'s> LockedTrip<'s> {
     /// `NoSuchTrip`; `LockLost` when the lock file was replaced meanwhile, and nothing was committed; `Uncertain` when
     /// what was appended may or may not be on disk; `Io` when nothing was appended.
     pub fn submit(self, request: &Request) -> Result<Answer> {
-        let mut answers = self.submit_all(&[Prepared::new(request)?], Together::Each)?;
-        answers.pop().expect("one request, one answer")
+        let answers = self.submit_all(&[Prepared::new(request)?], Together::Each)?;
+        answers.into_iter().next().unwrap_or_else(|| unreachable!("one request, one answer"))
     }
 
     /// The same for many requests that stand or fall together under a crash: one append, one commit. Each has an

@@ -97,7 +97,7 @@ impl Store {
     pub fn lock(&self, trip: &Name, wait: Wait) -> Result<Acquire<LockedTrip<'_>>> {
         match self.open_trip(trip, Missing::GiveUp, wait.until())? {
             Opened::Granted(locked) if locked.totals().is_none() => Err(Error::NoSuchTrip(trip.clone())),
-            Opened::Granted(locked) => Ok(Acquire::Granted(locked)),
+            Opened::Granted(locked) => Ok(Acquire::Granted(*locked)),
             Opened::Held(holder) => Ok(Acquire::Held(holder)),
             Opened::NoLock => Err(Error::NoSuchTrip(trip.clone())),
         }
