@@ -29,6 +29,7 @@ const MANY: usize = 4;
 /// The ledger up to its verified end, ready to be asked.
 #[derive(Debug)]
 pub(super) struct Lookup<'l> {
+    files: &'l TripFiles,
     ledger: &'l Ledger,
     index: Option<Index>,
     /// Where what the index knows ends.
@@ -44,7 +45,13 @@ impl<'l> Lookup<'l> {
     ///
     /// # Errors
     /// `Corrupt` when a line of the tail is bad that was on disk.
-    pub(super) fn open(files: &TripFiles, ledger: &'l Ledger, durable: u64, end: Mark, lookups: usize) -> Result<Self> {
+    pub(super) fn open(
+        files: &'l TripFiles,
+        ledger: &'l Ledger,
+        durable: u64,
+        end: Mark,
+        lookups: usize,
+    ) -> Result<Self> {
         let open = || {
             let index = Index::open(files, ledger.generation())?.filter(|index| index.covered() <= end.offset);
             let covered = index.as_ref().map_or(0, Index::covered);
@@ -62,7 +69,7 @@ impl<'l> Lookup<'l> {
         }
         let tail_start = if end.offset - covered > 4 * CATCH_UP_AT { durable } else { covered };
         let tail = ledger.read_range(tail_start, end.offset)?;
-        let mut lookup = Self { ledger, index, covered, tail_start, tail, parsed: None };
+        let mut lookup = Self { files, ledger, index, covered, tail_start, tail, parsed: None };
         lookup.verify_durable(durable)?;
         if lookups >= MANY {
             lookup.parse();
@@ -122,7 +129,11 @@ impl<'l> Lookup<'l> {
         match index.find(key, |offset| self.ledger.line_at(offset).map(|line| Some(line).filter(&is_it)))? {
             Found::Here(line) => Ok(Some(line)),
             Found::Nowhere => Ok(None),
-            Found::InDoubt => self.last_on_disk(&needle, 0, &is_it),
+            Found::InDoubt => {
+                // Void or not, the ledger knows.
+                let _ = index::distrust(self.files);
+                self.last_on_disk(&needle, 0, &is_it)
+            }
         }
     }
 

@@ -30,7 +30,7 @@ use super::{
 use crate::{
     dir::Access,
     error::{Error, Result},
-    lock::Until,
+    lock::{HeldFile, Missing, Taken, Until},
 };
 use run::Run;
 pub(super) use writer::{Fields, checkpoint};
@@ -134,6 +134,14 @@ pub(super) fn checkpoint_if_due(files: &TripFiles, ledger: &Ledger, durable: u64
         return Ok(());
     }
     checkpoint(files, ledger, durable, Until::Now)
+}
+
+/// Voids an index with a damaged block, so that the next checkpoint builds it anew; unless somebody is at it.
+pub(super) fn distrust(files: &TripFiles) -> Result<()> {
+    if let Taken::Held(held) = HeldFile::acquire(&files.dir, &files.index, Missing::GiveUp, Until::Now)? {
+        held.write(&[b' '; 2 * BLOCK]).map_err(|e| Error::io("void", files.dir.path_of(&files.index), e))?;
+    }
+    Ok(())
 }
 
 /// What a lookup comes to.

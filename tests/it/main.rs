@@ -1,0 +1,4 @@
+//! One binary for all integration tests: it links once and shares one harness.
+
+mod lock_contract;
+mod store_properties;
