@@ -116,6 +116,7 @@ impl Error {
             Self::NewerFormat { .. } | Self::UntrustedFileSystem { .. } => ExitCode::Configuration,
             Self::NoSuchTrip(_) => ExitCode::NotFound,
             Self::Io { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound => ExitCode::NotFound,
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ExitCode::Permission,
                 _ => ExitCode::System,
             },
