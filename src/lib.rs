@@ -9,5 +9,6 @@ pub mod exit;
 pub mod lock;
 pub mod name;
 mod output;
+pub mod race;
 /// The version of every file and every JSON object that this triplock writes.
 pub(crate) const FORMAT: u64 = 1;
