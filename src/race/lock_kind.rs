@@ -7,7 +7,7 @@ use crate::{
     clock::SystemClock,
     dir::StateDir,
     error::Result,
-    lock::{Acquire, FileLock, Guard, Identity, Lock, MemoryLock, Wait},
+    lock::{Acquire, FileLock, Identity, Lock, MemoryLock, Wait},
     name::Name,
 };
 
@@ -87,13 +87,10 @@ impl Locks {
 
     /// Asks to be let in. Without a lock everybody is, with nothing to hold.
     pub(super) fn acquire(&self, trip: &Name, wait: Wait) -> Result<Acquire<Option<Hold>>> {
-        fn hold(guard: impl Guard + 'static) -> Option<Hold> {
-            Some(Box::new(guard))
-        }
         Ok(match self {
             Self::None => Acquire::Granted(None),
-            Self::Memory(lock) => lock.acquire(trip, wait)?.map(hold),
-            Self::File(lock) => lock.acquire(trip, wait)?.map(hold),
+            Self::Memory(lock) => lock.acquire(trip, wait)?.map(|guard| Some(Box::new(guard) as Hold)),
+            Self::File(lock) => lock.acquire(trip, wait)?.map(|guard| Some(Box::new(guard) as Hold)),
         })
     }
 }

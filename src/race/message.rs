@@ -20,6 +20,18 @@ pub(super) enum Message {
 }
 
 impl Message {
+    /// As a process sends it: a line with its end.
+    pub(super) fn to_line(&self) -> Vec<u8> {
+        let mut line = serde_json::to_vec(self).expect("a message is plain data");
+        line.push(b'\n');
+        line
+    }
+
+    /// As it is received; `None` when it is no student's.
+    pub(super) fn from_line(line: &str) -> Option<Self> {
+        serde_json::from_str(line).ok()
+    }
+
     /// A failure, cut to a length that keeps the line short.
     pub(super) fn failed(student: u32, why: &impl ToString) -> Self {
         Self::Failed { student, why: why.to_string().chars().take(500).collect() }

@@ -82,7 +82,7 @@ fn listen(ears: OwnedFd) -> Result<Receiver<Message>> {
     let (tell, hear) = mpsc::channel();
     let run = move || {
         for line in BufReader::new(File::from(ears)).lines() {
-            let message = line.ok().and_then(|line| serde_json::from_str(&line).ok());
+            let message = line.ok().and_then(|line| Message::from_line(&line));
             // Anything else is not a student's; without it the race ends as "without a word".
             let Some(message) = message else { break };
             if tell.send(message).is_err() {
@@ -206,11 +206,7 @@ impl Order {
         // A file, since that writes each line at once and whole.
         let voice = io::stdout().as_fd().try_clone_to_owned();
         let voice = File::from(voice.map_err(|e| Error::io("open", "standard output", e))?);
-        let tell = |message: &Message| {
-            let mut line = serde_json::to_vec(message).expect("a message is plain data");
-            line.push(b'\n');
-            (&voice).write_all(&line).map_err(|_| Stop::CalledOff)
-        };
+        let tell = |message: &Message| (&voice).write_all(&message.to_line()).map_err(|_| Stop::CalledOff);
         let tracker = Tracker::open(&self.dir);
         let locks = match Locks::open(self.lock, &self.dir) {
             Ok(locks) => locks,
@@ -222,7 +218,7 @@ impl Order {
         if tell(&Message::Ready { student: self.student }).is_ok() {
             match io::stdin().read(&mut [0]) {
                 Ok(0) => {
-                    Student { number: self.student, delay: self.delay, wait: self.wait }.race(&tracker, &locks, tell)
+                    Student { number: self.student, delay: self.delay, wait: self.wait }.race(&tracker, &locks, tell);
                 }
                 other => {
                     let why = format!("the gate did not open but gave {other:?}");

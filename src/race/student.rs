@@ -1,6 +1,9 @@
 //! What a student does. The same code for every lock, in a thread and in a process.
 
-use std::{fmt, thread, time::Duration};
+use std::{
+    fmt, thread,
+    time::{Duration, Instant},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +87,22 @@ impl fmt::Display for Seats {
     }
 }
 
+/// Sleeps, unless a signal called the race off: a sleeping thread would keep its process from cleaning up.
+fn sleep(delay: Duration) -> Result<(), Stop> {
+    const NAP: Duration = Duration::from_millis(100);
+    let until = Instant::now() + delay;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        if crate::lock::signal_arrived() {
+            return Err(Stop::CalledOff);
+        }
+        thread::sleep(left.min(NAP));
+    }
+}
+
 /// Why a student stops before it is done.
 #[derive(Debug)]
 pub(super) enum Stop {
@@ -136,7 +155,7 @@ impl Student {
             return say(What::SoldOut);
         }
         say(What::Waiting { delay_ms: u64::try_from(self.delay.as_millis()).unwrap_or(u64::MAX) })?;
-        thread::sleep(self.delay);
+        sleep(self.delay)?;
         let (seats_before, seats_left) = tracker.book(self.number)?;
         say(What::Booked { seats_before, seats_left })?;
         drop(held);
