@@ -205,6 +205,7 @@ fn the_json_is_versioned_and_ordered() {
     assert_eq!((head("ok"), &row["as_promised"], &row["promise"]), (json!(false), &json!(true), &json!("unsafe")));
 
     let events = row["events"].as_array().unwrap();
+    assert!(events.iter().all(|event| event["ms"].as_f64() > Some(0.0)), "nobody starts before the gate opens");
     let words: Vec<&str> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
     let last_check = words.iter().rposition(|word| *word == "saw").unwrap();
     let first_act = words.iter().position(|word| *word == "booked").unwrap();
