@@ -131,6 +131,23 @@ impl Error {
         }
     }
 
+    /// Every word that [`Error::kind`] may give.
+    pub const KINDS: [&'static str; 13] = [
+        "usage",
+        "corrupt",
+        "not_regular_file",
+        "bad_batch",
+        "newer_format",
+        "no_such_trip",
+        "io",
+        "cannot_create",
+        "denied",
+        "untrusted_file_system",
+        "reentrant",
+        "lock_lost",
+        "uncertain",
+    ];
+
     /// The stable word for this error in JSON output.
     pub fn kind(&self) -> &'static str {
         match self {

@@ -7,5 +7,7 @@ use std::process::ExitCode;
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
 fn main() -> ExitCode {
-    triplock::command::main().into()
+    // A panic has printed its message by now.
+    let code = std::panic::catch_unwind(triplock::command::main).unwrap_or(triplock::exit::ExitCode::Internal);
+    code.into()
 }

@@ -19,8 +19,6 @@ fn the_exit_codes_of_readme_help_and_code_are_one_table() {
 #[test]
 fn the_readmes_booking_sells_the_one_seat_once() {
     let readme = include_str!("../../README.md");
-    let example: Vec<_> = readme.lines().filter_map(|line| line.strip_prefix("    triplock ").or_else(|| line.strip_prefix("    for "))).collect();
-    assert_eq!(example, ["trip add 1 --seats 1", "s in 1 2; do triplock book 1 --student $s & done; wait", "trip 1: sold out: no seat left for student 1"][..2].to_vec());
     let directory = tempfile::tempdir().unwrap();
     let bin = std::path::Path::new(env!("CARGO_BIN_EXE_triplock")).parent().unwrap();
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
