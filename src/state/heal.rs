@@ -43,12 +43,17 @@ pub(super) fn heal(files: &TripFiles, ledger: &Ledger, torn: bool) -> Result<()>
     }
     let fresh = files.dir.create_fresh(&files.fresh_ledger)?;
     let failed = |operation, e| Error::io(operation, files.dir.path_of(&files.fresh_ledger), e);
-    let verified = copy(ledger, &fresh).map_err(|e| match e {
-        Copy::Read(e) => e,
-        Copy::Write(e) => failed("write", e),
+    let verified = copy(ledger, &fresh).map_err(|e| {
+        // A ledger that is refused is left as it was found, without a copy beside it; that error is the one to tell.
+        let _ = files.dir.unlink(&files.fresh_ledger);
+        match e {
+            Copy::Read(e) => e,
+            Copy::Write(e) => failed("write", e),
+        }
     })?;
     let durable = state.map_or(0, |state| state.durable);
     if verified.end.offset < durable {
+        files.dir.unlink(&files.fresh_ledger)?;
         return Err(ledger.corrupt(verified.end.offset, "a bad line among those that were on disk"));
     }
     fresh.set_len(verified.end.offset).map_err(|e| failed("cut", e))?;
