@@ -132,23 +132,19 @@ impl Group {
     }
 
     fn lead(&self, store: &Store, trip: &Name, own: &Arc<Slot>, until: Until) {
-        let mut lead = Lead { group: self, taken: Vec::new() };
-        let only_own = |lead: &mut Lead| {
-            self.inner().waiting.retain(|waiting| !Arc::ptr_eq(waiting, own));
-            lead.taken = vec![Arc::clone(own)];
-        };
+        let mut lead = Lead { group: self, own, taken: Vec::new() };
         let locked = match store.open_for(trip, &own.request.change, until) {
             Ok(Opened::Granted(locked)) => locked,
             Ok(Opened::Held(holder)) => {
-                only_own(&mut lead);
+                lead.take_own();
                 return lead.answer(|_| Ok(Acquire::Held(holder.clone())));
             }
             Ok(Opened::NoLock) => {
-                only_own(&mut lead);
+                lead.take_own();
                 return lead.answer(|_| Err(Error::NoSuchTrip(trip.clone())));
             }
             Err(e) => {
-                only_own(&mut lead);
+                lead.take_own();
                 return lead.answer(|_| Err(e.clone()));
             }
         };
@@ -171,10 +167,20 @@ impl Group {
 /// The duty to answer who was taken along, and to hand the lead on; also when the leader panics.
 struct Lead<'g> {
     group: &'g Group,
+    own: &'g Arc<Slot>,
     taken: Vec<Arc<Slot>>,
 }
 
 impl Lead<'_> {
+    fn take_own(&mut self) {
+        self.leave_queue();
+        self.taken = vec![Arc::clone(self.own)];
+    }
+
+    fn leave_queue(&self) {
+        self.group.inner().waiting.retain(|waiting| !Arc::ptr_eq(waiting, self.own));
+    }
+
     fn answer(mut self, mut answer: impl FnMut(&Slot) -> Result<Acquire<Answer>>) {
         for slot in std::mem::take(&mut self.taken) {
             let answer = answer(&slot);
@@ -190,6 +196,8 @@ impl Drop for Lead<'_> {
             let request_id = Some(slot.request.id.clone());
             slot.set(Progress::Done(Err(Error::Uncertain { request_id, why })));
         }
+        // A leader that panicked early is still in the queue, and must not be its own successor.
+        self.leave_queue();
         let mut inner = self.group.inner();
         match inner.waiting.front() {
             Some(next) => next.set(Progress::Lead),

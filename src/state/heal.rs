@@ -99,7 +99,9 @@ fn next_generation(first: &[u8]) -> Option<Vec<u8>> {
 /// Makes the first ledger of a trip, from its first lines, and its state. Durable under its name when this returns. The caller holds
 /// `NAME.lock`.
 pub(super) fn found(files: &TripFiles, lines: &[u8], totals: Totals) -> Result<Ledger> {
-    let _sync = lock_sync(files)?;
+    let sync = lock_sync(files)?;
+    // The note gets its block now: no later one can fail for want of space.
+    Note::begin(1, 0).write(files, &sync)?;
     let fresh = files.dir.create_fresh(&files.fresh_ledger)?;
     let failed = |operation, e| Error::io(operation, files.dir.path_of(&files.fresh_ledger), e);
     fresh.write_all_at(lines, 0).map_err(|e| failed("write", e))?;
