@@ -31,8 +31,8 @@ fn exit_codes() -> String {
 
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// Where state and locks are kept [default: $TRIPLOCK_STATE_DIR, else /var/lib/triplock for root, else
-    /// $XDG_STATE_HOME/triplock, else ~/.local/state/triplock].
+    /// Where state and locks are kept [default: `$TRIPLOCK_STATE_DIR`, else /var/lib/triplock for root, else
+    /// `$XDG_STATE_HOME/triplock`, else ~/.local/state/triplock].
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
     /// Accept a state directory on a network or unknown file system, where locks may not be seen by other hosts.
