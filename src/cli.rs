@@ -170,12 +170,11 @@ pub(crate) struct Cancel {
     pub(crate) request: Request,
 }
 
-/// Without --lock it runs step 1, no lock, and step 2, a file lock.
+/// What `race` is asked.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Exit code: with --lock 0 when the result is safe, 1 when not; otherwise 0 when each race came \
-out as its lock promises, 1 when not."
-)]
+#[command(after_help = "Without --lock and --matrix: step 1, no lock, then step 2, a file lock.\n\
+Exit code: with --lock 0 when the result is safe, 1 when not; otherwise 0 when each race came \
+out as its lock promises, 1 when not.")]
 pub(crate) struct Race {
     /// How many students race, 1 to 1000; each wants one seat.
     #[arg(long, value_name = "N", default_value = "2", value_parser = students, allow_negative_numbers = true)]
