@@ -158,7 +158,12 @@ fn a_newer_format_is_refused_and_left_alone() {
             assert_ne!(text, newer, "{file} names its format");
             *bytes = seal_first_line(&newer).into_bytes();
         });
-        for ask in [sandbox.book("1", "7"), sandbox.cancel("1", "1"), sandbox.add("1", 5), sandbox.show("1")] {
+        let mut asks = vec![sandbox.book("1", "7"), sandbox.cancel("1", "1"), sandbox.add("1", 5)];
+        if file == "1.json" {
+            // A look reads the state alone.
+            asks.push(sandbox.show("1"));
+        }
+        for ask in asks {
             let error = is_left_alone(&sandbox, ask, 78);
             assert!(error["message"].as_str().unwrap().contains(file), "{error}");
         }
@@ -219,7 +224,9 @@ fn planted_links_fifos_and_directories_are_refused() {
                 }
                 _ => fs::create_dir(&path).unwrap(),
             }
-            let error = sandbox.book("1", "7").fails(65);
+            // The syncing lock is asked for when the line is written already, and so nobody can say what will stand.
+            let code = if file == "1.sync" { 74 } else { 65 };
+            let error = sandbox.book("1", "7").fails(code);
             assert!(error["message"].as_str().unwrap().contains(file), "{plant}: {error}");
             assert_eq!(fs::read(&elsewhere).unwrap(), content, "the link was followed");
             assert!(!sandbox.path("nowhere").exists(), "the link was followed");
@@ -366,6 +373,7 @@ fn a_full_disk_at_the_first_booking_leaves_nothing_half_made() {
         disk.fill();
         let filler = fs::OpenOptions::new().write(true).open(disk.point().join("filler")).unwrap();
         filler.set_len(filler.metadata().unwrap().len() - pages * 4096).unwrap();
+        drop(filler);
         let first = sandbox.add("1", 10).request("add").run();
         if !matches!(first.code(), Some(0 | 71 | 73 | 74)) {
             first.complain("expected an answer, 71, 73 or 74");
@@ -430,7 +438,6 @@ fn a_batch_with_a_bad_third_line_books_nothing() {
     let bad_lines = [
         "{\"student\":\"c\"",
         "nonsense",
-        "",
         "[]",
         "{}",
         "{\"student\":\"c\",\"seats\":0}",

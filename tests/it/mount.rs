@@ -185,8 +185,9 @@ impl DyingDisk {
 
     /// From now on no block that is free now can be written.
     #[track_caller]
-    pub(crate) fn fail(&self) {
-        run(Command::new("sync").arg("-f").arg(&self.mount.point));
+    pub(crate) fn fail(&mut self) {
+        // Mounted afresh, ext4 has set no blocks aside for files that may grow.
+        self.remount();
         // Discarding the free blocks punches holes into the image.
         run(Command::new("fstrim").arg(&self.mount.point));
         self.below.fill();

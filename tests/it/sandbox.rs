@@ -225,6 +225,8 @@ impl Invocation {
         let words: Vec<_> = self.before.into_iter().chain([TRIPLOCK.into()]).chain(self.args).collect();
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).env_remove("TRIPLOCK_STATE_DIR").stderr(Stdio::piped());
+        // cargo's; it would have the loader look for every library in a dozen places first.
+        command.env_remove("LD_LIBRARY_PATH");
         command.stdout(self.stdout.unwrap_or_else(Stdio::piped));
         command.stdin(if self.stdin.is_some() { Stdio::piped() } else { Stdio::null() });
         if self.one_lock {
@@ -369,6 +371,10 @@ impl Finished {
         let error: Value = serde_json::from_str(&self.stderr).unwrap_or_else(|e| self.complain(&format!("{e}")));
         if error["format"] != 1 || error["exit_code"] != code || !error["error"].is_string() {
             self.complain("expected format, error and exit_code in the error");
+        }
+        let message = error["message"].as_str().unwrap_or_default();
+        if message.is_empty() || message.matches("os error").count() > 1 {
+            self.complain("expected a message that says it once");
         }
         error
     }
