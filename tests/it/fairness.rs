@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{
-    ledger,
-    sandbox::{Protocol, Sandbox},
-};
+use crate::{ledger, sandbox::Sandbox};
 
 const WORKERS: usize = 64;
 const FOR: Duration = Duration::from_secs(5);
+
+/// Bookings of a batch that holds the lock for long.
+const LINES: usize = 200;
 
 /// Jain's index: (Σx)² / (n·Σx²), 1 when all are equal, 1/n when one has everything. (R. Jain, D. Chiu, W. Hawe, "A
 /// quantitative measure of fairness and discrimination", DEC-TR-301, 1984.)
@@ -25,31 +25,50 @@ fn jains_index_tells_fair_from_unfair() {
     assert!((jain(&[8, 0, 0, 0]) - 0.25).abs() < 1e-9);
 }
 
-#[test]
-fn sixty_four_processes_get_equal_shares() {
-    let sandbox = Sandbox::alone().with_protocol(Protocol::TwoLocks).trip("1", u32::MAX);
+/// 64 workers that each run one process after the other for 5 s; how many each got done.
+fn hammer(work: impl Fn(&str) + Sync) -> Vec<usize> {
     let until = Instant::now() + FOR;
     let shares: Vec<usize> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..WORKERS)
             .map(|worker| {
-                let sandbox = &sandbox;
+                let work = &work;
                 scope.spawn(move || {
-                    let mut booked = 0;
+                    let mut done = 0;
                     while Instant::now() < until {
-                        sandbox.book("1", &format!("{worker}-{booked}")).wait("60").succeeds();
-                        booked += 1;
+                        work(&format!("{worker}-{done}"));
+                        done += 1;
                     }
-                    booked
+                    done
                 })
             })
             .collect();
         workers.into_iter().map(|worker| worker.join().expect("a worker's own message says why")).collect()
     });
-    let total: usize = shares.iter().sum();
     let fairness = jain(&shares);
     let (least, most) = (shares.iter().min().unwrap(), shares.iter().max().unwrap());
-    println!("{total} bookings in {FOR:?}: Jain {fairness:.4}, shares {least} to {most}");
+    let total: usize = shares.iter().sum();
+    println!("{total} processes in {FOR:?}: Jain {fairness:.4}, shares {least} to {most}");
     assert!(*least > 0, "somebody got nothing: {shares:?}");
     assert!(fairness >= 0.97, "Jain {fairness:.4}: {shares:?}");
-    assert_eq!(ledger::judge(sandbox.state_dir(), "1").bookings.len(), total);
+    shares
+}
+
+#[test]
+fn sixty_four_processes_get_equal_shares() {
+    let sandbox = Sandbox::alone().trip("1", u32::MAX);
+    let shares = hammer(|student| drop(sandbox.book("1", student).wait("60").succeeds()));
+    assert_eq!(ledger::judge(sandbox.state_dir(), "1").bookings.len(), shares.iter().sum());
+}
+
+/// A booking holds the lock for a moment, so starting processes decides who comes when. Batches hold it for so long
+/// that nearly all of the 64 wait for it at any moment: here the lock alone decides.
+#[test]
+fn sixty_four_processes_that_all_wait_get_equal_shares() {
+    let sandbox = Sandbox::alone().trip("1", u32::MAX);
+    let shares = hammer(|worker| {
+        let line = |n| format!("{{\"student\":\"{worker}-{n}\"}}\n");
+        let lines = (0..LINES).map(line).collect::<Vec<_>>().concat();
+        sandbox.triplock(["book", "1", "--batch", "-"]).stdin(lines).wait("60").run().exits(0);
+    });
+    assert_eq!(ledger::judge(sandbox.state_dir(), "1").bookings.len(), shares.iter().sum::<usize>() * LINES);
 }
