@@ -9,7 +9,8 @@ fn triplock() -> Command {
 #[test]
 fn the_exit_codes_of_readme_help_and_code_are_one_table() {
     let readme = include_str!("../../README.md");
-    let indented: String = triplock::exit::ExitCode::table().lines().map(|line| format!("    {line}\n")).collect();
+    let table = triplock::exit::ExitCode::table();
+    let indented = table.lines().map(|line| format!("    {line}\n")).collect::<Vec<_>>().concat();
     assert!(readme.contains(&indented), "README.md lacks:\n{indented}");
     let help = triplock().arg("--help").output().unwrap();
     assert!(help.status.success());
