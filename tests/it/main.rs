@@ -1,7 +1,19 @@
-//! One binary for all integration tests: it links once and shares one harness.
+//! One binary for all integration tests: it links once and shares one harness ([`sandbox`]).
 
 mod compatibility;
+mod damage;
 mod documents;
+mod fairness;
+mod kill;
+mod last_seat;
+mod ledger;
 mod lock_contract;
+mod machine;
+mod mount;
+mod order;
+mod power_cut;
 mod race;
+mod sandbox;
 mod store_properties;
+mod strace;
+mod write_back_error;

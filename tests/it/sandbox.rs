@@ -1,0 +1,480 @@
+//! A private state directory and a language for what happens in it:
+//! `Sandbox::new().trip("1", 1).book("1", "7").succeeds()`.
+//!
+//! A process that fails a test is shown with its command line, stdout and stderr. No process outlives its test: each
+//! is killed (by pidfd, so never a stranger) when its handle is dropped, or when it takes longer than [`PATIENCE`].
+
+use std::{
+    collections::BTreeSet,
+    ffi::{OsStr, OsString},
+    fs::{self, File},
+    io::Write as _,
+    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus, Output, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, PidfdFlags, Signal};
+use serde::Deserialize;
+use serde_json::Value;
+use tempfile::TempDir;
+
+pub(crate) const TRIPLOCK: &str = env!("CARGO_BIN_EXE_triplock");
+
+/// Longer than any command of a test takes: a process that takes longer hangs.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// How the ledger is committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// The product's.
+    TwoLocks,
+    /// The plain one that it is compared with.
+    OneLock,
+}
+
+/// A state directory of its own.
+#[derive(Debug)]
+pub(crate) struct Sandbox {
+    state: PathBuf,
+    protocol: Protocol,
+    dir: TempDir,
+    _turn: Turn,
+}
+
+impl Sandbox {
+    pub(crate) fn new() -> Self {
+        Self::with_turn(Turn::shared())
+    }
+
+    /// One that has the machine to itself, for tests that measure time.
+    pub(crate) fn alone() -> Self {
+        Self::with_turn(Turn::alone())
+    }
+
+    fn with_turn(turn: Turn) -> Self {
+        let dir = tempfile::Builder::new().prefix("triplock-test-").tempdir().expect("make a temporary directory");
+        Self { state: dir.path().join("state"), protocol: Protocol::TwoLocks, dir, _turn: turn }
+    }
+
+    /// The same with its state somewhere else.
+    pub(crate) fn with_state(mut self, state: impl Into<PathBuf>) -> Self {
+        self.state = state.into();
+        self
+    }
+
+    pub(crate) fn with_protocol(mut self, protocol: Protocol) -> Self {
+        self.protocol = protocol;
+        self
+    }
+
+    /// The same with a trip.
+    #[track_caller]
+    pub(crate) fn trip(self, trip: &str, seats: u32) -> Self {
+        self.add(trip, seats).succeeds();
+        self
+    }
+
+    pub(crate) fn add(&self, trip: &str, seats: u32) -> Invocation {
+        self.triplock(["trip", "add", trip, "--seats", &seats.to_string()])
+    }
+
+    pub(crate) fn book(&self, trip: &str, student: &str) -> Invocation {
+        self.triplock(["book", trip, "--student", student])
+    }
+
+    pub(crate) fn cancel(&self, trip: &str, student: &str) -> Invocation {
+        self.triplock(["cancel", trip, "--student", student])
+    }
+
+    pub(crate) fn show(&self, trip: &str) -> Invocation {
+        self.triplock(["trip", "show", trip])
+    }
+
+    /// A triplock command that answers in JSON.
+    pub(crate) fn triplock<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Invocation {
+        let mut invocation = Invocation {
+            before: Vec::new(),
+            args: vec!["--json".into(), "--state-dir".into(), self.state.clone().into()],
+            one_lock: self.protocol == Protocol::OneLock,
+            stdin: None,
+            stdout: None,
+        };
+        invocation.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        invocation
+    }
+
+    pub(crate) fn state_dir(&self) -> &Path {
+        &self.state
+    }
+
+    /// A file of the state directory's `trips/`.
+    pub(crate) fn trips(&self, file: &str) -> PathBuf {
+        self.state.join("trips").join(file)
+    }
+
+    /// A path in the sandbox that is not the state directory.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A closed gate: processes started through it wait until it is opened.
+    pub(crate) fn gate(&self) -> Gate {
+        let path = self.path("gate");
+        Gate { holder: exclusive(&path), path }
+    }
+
+    /// Takes a trip's lock as a foreign process would; dropping the file releases it.
+    pub(crate) fn hold_lock(&self, file: &str) -> File {
+        exclusive(&self.trips(file))
+    }
+
+    /// Every file in `trips/` with its bytes.
+    pub(crate) fn contents(&self) -> Vec<(String, Vec<u8>)> {
+        let mut files: Vec<_> = self
+            .files()
+            .into_iter()
+            .map(|name| {
+                let bytes = fs::read(self.trips(&name)).expect("read a file of the state directory");
+                (name, bytes)
+            })
+            .collect();
+        files.sort();
+        files
+    }
+
+    /// The names in `trips/`.
+    pub(crate) fn files(&self) -> BTreeSet<String> {
+        fs::read_dir(self.state.join("trips"))
+            .expect("list trips/")
+            .map(|entry| entry.expect("list trips/").file_name().into_string().expect("triplock's names are ASCII"))
+            .collect()
+    }
+
+    /// Fails when `trips/` holds anything that does not belong to trips at rest: of each the five files, and the one
+    /// spare state file that is exchanged with the current one.
+    #[track_caller]
+    pub(crate) fn has_no_litter(&self) {
+        let found = self.files();
+        let of = |name: &str| name.rsplit_once('.').map(|(trip, suffix)| (trip.to_owned(), suffix.to_owned()));
+        for name in &found {
+            let Some((trip, suffix)) = of(name) else { panic!("litter: {name}") };
+            let belongs = ["lock", "jsonl", "json", "sync", "idx", "new"].contains(&&*suffix);
+            assert!(belongs && found.contains(&format!("{trip}.lock")), "litter: {name} among {found:?}");
+            for needed in ["jsonl", "json"] {
+                assert!(found.contains(&format!("{trip}.{needed}")), "no {trip}.{needed} among {found:?}");
+            }
+        }
+    }
+}
+
+/// A command that has not been started.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Invocation {
+    before: Vec<OsString>,
+    args: Vec<OsString>,
+    one_lock: bool,
+    stdin: Option<Vec<u8>>,
+    stdout: Option<Stdio>,
+}
+
+impl Invocation {
+    pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    pub(crate) fn seats(self, seats: u32) -> Self {
+        self.arg("--seats").arg(seats.to_string())
+    }
+
+    pub(crate) fn request(self, id: &str) -> Self {
+        self.arg("--request-id").arg(id)
+    }
+
+    pub(crate) fn wait(self, seconds: &str) -> Self {
+        self.arg("-w").arg(seconds)
+    }
+
+    /// Runs it as another command's command.
+    pub(crate) fn under<S: AsRef<OsStr>>(mut self, wrapper: impl IntoIterator<Item = S>) -> Self {
+        self.before = wrapper.into_iter().map(|word| word.as_ref().to_owned()).chain(self.before).collect();
+        self
+    }
+
+    /// Starts it so that it waits at the gate: the process is there already, and becomes triplock when the gate opens.
+    pub(crate) fn through(self, gate: &Gate) -> Self {
+        self.under([OsStr::new("flock"), OsStr::new("-sF"), gate.path.as_os_str()])
+    }
+
+    pub(crate) fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin = Some(bytes.into());
+        self
+    }
+
+    pub(crate) fn stdout(mut self, to: impl Into<Stdio>) -> Self {
+        self.stdout = Some(to.into());
+        self
+    }
+
+    #[track_caller]
+    pub(crate) fn start(self) -> Running {
+        let words: Vec<_> = self.before.into_iter().chain([TRIPLOCK.into()]).chain(self.args).collect();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).env_remove("TRIPLOCK_STATE_DIR").stderr(Stdio::piped());
+        // cargo's; it would have the loader look for every library in a dozen places first.
+        command.env_remove("LD_LIBRARY_PATH");
+        command.stdout(self.stdout.unwrap_or_else(Stdio::piped));
+        command.stdin(if self.stdin.is_some() { Stdio::piped() } else { Stdio::null() });
+        if self.one_lock {
+            command.env("TRIPLOCK_COMMIT", "one-lock");
+        }
+        let shown = words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
+        let started = Instant::now();
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("cannot start {shown}: {e}"));
+        // Opened before anybody waits for the child, so the number still means it.
+        let pidfd = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty())
+            .expect("pidfd_open of our own child");
+        let (tell, ended) = mpsc::channel();
+        std::thread::spawn(move || {
+            if let (Some(mut pipe), Some(bytes)) = (child.stdin.take(), self.stdin) {
+                // A child that does not read its input is judged by its answer.
+                let _ = pipe.write_all(&bytes);
+            }
+            let output = child.wait_with_output();
+            // Nobody listens any more when the handle was dropped.
+            let _ = tell.send((output, started.elapsed()));
+        });
+        Running { shown, pidfd, ended }
+    }
+
+    #[track_caller]
+    pub(crate) fn run(self) -> Finished {
+        self.start().finish()
+    }
+
+    /// It exits 0; its answer.
+    #[track_caller]
+    pub(crate) fn succeeds(self) -> Answer {
+        self.run().succeeds()
+    }
+
+    /// A `trip show` that tells how many seats are left.
+    #[track_caller]
+    pub(crate) fn shows_seats_left(self, seats_left: u64) {
+        let finished = self.run();
+        let shown: Value = serde_json::from_str(&finished.exits(0).stdout).expect("JSON");
+        if shown["seats_left"] != seats_left {
+            finished.complain(&format!("expected {seats_left} seats left"));
+        }
+    }
+
+    /// It is refused by a rule, with that exit code; its answer.
+    #[track_caller]
+    pub(crate) fn refused(self, code: i32) -> Answer {
+        self.run().refused(code)
+    }
+
+    /// It fails with that exit code and one line on stderr; the error's JSON.
+    #[track_caller]
+    pub(crate) fn fails(self, code: i32) -> Value {
+        self.run().fails(code)
+    }
+}
+
+/// A started process.
+#[derive(Debug)]
+pub(crate) struct Running {
+    shown: String,
+    pidfd: OwnedFd,
+    ended: mpsc::Receiver<(std::io::Result<Output>, Duration)>,
+}
+
+impl Running {
+    pub(crate) fn kill(&self) {
+        // It may have ended by itself: that is no error.
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+
+    #[track_caller]
+    pub(crate) fn finish(self) -> Finished {
+        let (output, took) = self.ended.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+            self.kill();
+            panic!("HANGS for {PATIENCE:?}: {}", self.shown)
+        });
+        let output = output.expect("wait for our own child");
+        Finished {
+            command: self.shown.clone(),
+            status: output.status,
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            took,
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A process that ended.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    command: String,
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    pub(crate) took: Duration,
+}
+
+impl Finished {
+    /// Its exit code; `None` when a signal ended it.
+    pub(crate) fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+
+    /// The answer that it gave, if it gave a whole one: a killed process may have done so before it died.
+    pub(crate) fn answer(&self) -> Option<Answer> {
+        let line = self.stdout.strip_suffix('\n')?;
+        Some(serde_json::from_str(line).unwrap_or_else(|e| self.complain(&format!("no answer: {e}"))))
+    }
+
+    #[track_caller]
+    pub(crate) fn exits(&self, code: i32) -> &Self {
+        if self.code() != Some(code) {
+            self.complain(&format!("expected exit code {code}"));
+        }
+        self
+    }
+
+    #[track_caller]
+    pub(crate) fn succeeds(&self) -> Answer {
+        self.exits(0).answer().unwrap_or_else(|| self.complain("expected an answer"))
+    }
+
+    #[track_caller]
+    pub(crate) fn refused(&self, code: i32) -> Answer {
+        self.exits(code).answer().unwrap_or_else(|| self.complain("expected an answer"))
+    }
+
+    #[track_caller]
+    pub(crate) fn fails(&self, code: i32) -> Value {
+        self.exits(code);
+        if self.stderr.lines().count() != 1 || !self.stdout.is_empty() {
+            self.complain("expected one line on stderr and nothing on stdout");
+        }
+        let error: Value = serde_json::from_str(&self.stderr).unwrap_or_else(|e| self.complain(&format!("{e}")));
+        if error["format"] != 1 || error["exit_code"] != code || !error["error"].is_string() {
+            self.complain("expected format, error and exit_code in the error");
+        }
+        let message = error["message"].as_str().unwrap_or_default();
+        if message.is_empty() || message.matches("os error").count() > 1 {
+            self.complain("expected a message that says it once");
+        }
+        error
+    }
+
+    #[track_caller]
+    pub(crate) fn complain(&self, what: &str) -> ! {
+        let Self { command, status, stdout, stderr, took } = self;
+        panic!("{what}\ncommand: {command}\n{status} after {took:?}\nstdout: {stdout}\nstderr: {stderr}")
+    }
+}
+
+/// What a booking command says on stdout.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct Answer {
+    pub(crate) format: u64,
+    pub(crate) outcome: String,
+    pub(crate) trip: String,
+    pub(crate) student: Option<String>,
+    pub(crate) seats: Option<u64>,
+    pub(crate) seats_left: Option<u64>,
+    pub(crate) revision: Option<u64>,
+    pub(crate) fence: Option<u64>,
+    pub(crate) request_id: Option<String>,
+    pub(crate) time: Option<String>,
+    #[serde(default)]
+    pub(crate) replayed: bool,
+}
+
+impl Answer {
+    /// Fails unless the other is this one, given once more.
+    #[track_caller]
+    pub(crate) fn is_replayed_by(&self, again: &Self) {
+        assert_eq!(Self { replayed: true, ..self.clone() }, *again, "a retry got another answer");
+    }
+}
+
+/// Starts processes at the same moment: each waits, already running, for the gate's lock.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    path: PathBuf,
+    holder: File,
+}
+
+impl Gate {
+    /// Opens it when that many processes wait there.
+    #[track_caller]
+    pub(crate) fn open_for(self, processes: usize) {
+        eventually("all processes wait at the gate", || waiters(&self.holder) == processes);
+    }
+}
+
+/// How many processes sleep in flock(2) for that file, as the kernel tells.
+pub(crate) fn waiters(file: &File) -> usize {
+    let inode = format!(":{} ", file.metadata().expect("stat an open file").ino());
+    let locks = fs::read_to_string("/proc/locks").expect("read /proc/locks");
+    locks.lines().filter(|line| line.contains("-> FLOCK") && line.contains(&inode)).count()
+}
+
+/// Waits for something to become true.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "it never came true that {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Opens (or makes) the file and locks it exclusively.
+// The tests play the foreign process, so they lock by themselves.
+#[allow(clippy::disallowed_methods)]
+fn exclusive(path: &Path) -> File {
+    let file = fs::OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path);
+    let file = file.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    fs2::FileExt::lock_exclusive(&file).expect("flock");
+    file
+}
+
+/// Tests that measure time take turns with all others, in whichever process these run.
+#[derive(Debug)]
+struct Turn(#[allow(dead_code)] File);
+
+impl Turn {
+    fn file() -> File {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("turns.lock");
+        let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        file.unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    }
+
+    #[allow(clippy::disallowed_methods)]
+    fn shared() -> Self {
+        let file = Self::file();
+        fs2::FileExt::lock_shared(&file).expect("flock");
+        Self(file)
+    }
+
+    #[allow(clippy::disallowed_methods)]
+    fn alone() -> Self {
+        let file = Self::file();
+        fs2::FileExt::lock_exclusive(&file).expect("flock");
+        Self(file)
+    }
+}
