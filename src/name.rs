@@ -2,7 +2,7 @@
 //!
 //! A [`Name`] is checked before a path is built from it, so no name can leave the state directory.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 /// The longest name or id, in bytes.
 pub const MAX_LEN: usize = 128;
@@ -29,7 +29,7 @@ fn shown(given: &str) -> String {
     if head.len() < given.len() { format!("{head:?}…") } else { format!("{head:?}") }
 }
 
-fn check(what: &'static str, given: &str, extra: &[u8]) -> Result<Box<str>, InvalidName> {
+fn check(what: &'static str, given: &str, extra: &[u8]) -> Result<Arc<str>, InvalidName> {
     let fail = |why: String| Err(InvalidName { what, given: given.to_owned(), why });
     if given.is_empty() {
         return fail("it is empty".to_owned());
@@ -54,7 +54,8 @@ macro_rules! name_type {
     ($(#[$doc:meta])* $type:ident, $what:literal, $extra:literal) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub struct $type(Box<str>);
+        // Shared: an answer, its line and the map of a batch hold the same text.
+        pub struct $type(Arc<str>);
 
         impl $type {
             /// The text.
@@ -84,9 +85,19 @@ macro_rules! name_type {
 
         impl<'de> serde::Deserialize<'de> for $type {
             fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-                std::borrow::Cow::<str>::deserialize(from)?
-                    .parse()
-                    .map_err(serde::de::Error::custom)
+                struct Text;
+                impl serde::de::Visitor<'_> for Text {
+                    type Value = $type;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        write!(f, "a {}", $what)
+                    }
+
+                    fn visit_str<E: serde::de::Error>(self, given: &str) -> Result<$type, E> {
+                        given.parse().map_err(E::custom)
+                    }
+                }
+                from.deserialize_str(Text)
             }
         }
     };
@@ -105,16 +116,31 @@ name_type!(
     RequestId, "request id", b"@+:"
 );
 
-impl RequestId {
-    /// A fresh id: 128 random bits from the kernel, as 32 hexadecimal digits.
+/// Fresh request ids: 128 bits as 32 hexadecimal digits, counted up from a random start that the kernel gives.
+#[derive(Debug, Default)]
+pub(crate) struct RequestIds(Option<u128>);
+
+impl RequestIds {
+    /// One that nobody has had.
     ///
     /// # Errors
-    /// When the kernel has no randomness to give (before it is seeded at boot).
-    pub fn generate() -> std::io::Result<Self> {
-        let mut bits = [0u8; 16];
-        let got = rustix::rand::getrandom(&mut bits, rustix::rand::GetRandomFlags::empty())?;
-        debug_assert_eq!(got, bits.len(), "getrandom gives up to 256 bytes whole");
-        Ok(Self(format!("{:032x}", u128::from_ne_bytes(bits)).into()))
+    /// When the kernel has no randomness to give.
+    pub(crate) fn next(&mut self) -> std::io::Result<RequestId> {
+        let number = match self.0 {
+            Some(last) => last.wrapping_add(1),
+            None => {
+                let mut bits = [0u8; 16];
+                // Up to 256 bytes come whole.
+                rustix::rand::getrandom(&mut bits, rustix::rand::GetRandomFlags::empty())?;
+                u128::from_ne_bytes(bits)
+            }
+        };
+        self.0 = Some(number);
+        let mut digits = [0u8; 32];
+        for (digit, at) in digits.iter_mut().zip((0..32).rev()) {
+            *digit = b"0123456789abcdef"[(number >> (4 * at)) as usize & 0xf];
+        }
+        Ok(RequestId(std::str::from_utf8(&digits).expect("digits are ASCII").into()))
     }
 }
 
@@ -146,6 +172,9 @@ mod tests {
 
     #[test]
     fn generated_ids_differ() {
-        assert_ne!(RequestId::generate().unwrap(), RequestId::generate().unwrap());
+        let (mut one, mut other) = (RequestIds::default(), RequestIds::default());
+        let ids = [one.next().unwrap(), one.next().unwrap(), other.next().unwrap()];
+        assert!(ids[0] != ids[1] && ids[0] != ids[2] && ids[1] != ids[2], "{ids:?}");
+        assert!(ids.iter().all(|id| id.as_str().parse::<RequestId>().as_ref() == Ok(id)));
     }
 }

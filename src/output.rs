@@ -2,7 +2,10 @@
 //!
 //! The JSON is a contract, described in docs/json.md: each object begins with `"format":1`.
 
-use std::io::{self, IsTerminal as _, Write};
+use std::{
+    fmt::Display,
+    io::{self, IsTerminal as _, Write},
+};
 
 use serde::Serialize;
 
@@ -56,11 +59,11 @@ impl Output {
     }
 
     /// A result: the JSON object, or the text that `text` makes.
-    pub(crate) fn result<T: Serialize>(
+    pub(crate) fn result<T: Serialize, D: Display>(
         &self,
         to: &mut impl Write,
         value: &T,
-        text: impl FnOnce() -> String,
+        text: impl FnOnce() -> D,
     ) -> io::Result<()> {
         if self.json {
             serde_json::to_writer(&mut *to, &Versioned { format: crate::FORMAT, value })?;

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::{
     busy, store,
-    trip::{exit_code, sentence},
+    trip::{Sentence, exit_code},
     wait, written,
 };
 use crate::{
@@ -58,7 +58,7 @@ pub(super) fn book(
     let codes = || answers.iter().map(exit_code);
     let refused = codes().find(|code| *code == ExitCode::SoldOut).or_else(|| codes().find(|c| *c == ExitCode::Refused));
     let mut to = io::BufWriter::with_capacity(64 * 1024, io::stdout().lock());
-    let printed = answers.iter().try_for_each(|answer| output.result(&mut to, answer, || sentence(answer)));
+    let printed = answers.iter().try_for_each(|answer| output.result(&mut to, answer, || Sentence(answer)));
     let printed = printed.and_then(|()| to.flush());
     store.tidy();
     Ok(written(printed, refused.unwrap_or(ExitCode::Success))?)

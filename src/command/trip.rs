@@ -1,6 +1,9 @@
 //! `trip`, `book` and `cancel`: one change of one trip, or a look at it.
 
-use std::io::{self, Write as _};
+use std::{
+    fmt,
+    io::{self, Write as _},
+};
 
 use serde::Serialize;
 
@@ -32,9 +35,9 @@ pub(super) fn change(
     let code = exit_code(&answer);
     let mut line = Vec::with_capacity(256);
     if output.json || answer.refusal().is_none() {
-        output.result(&mut line, &answer, || sentence(&answer))?;
+        output.result(&mut line, &answer, || Sentence(&answer))?;
     } else {
-        output.message(&sentence(&answer));
+        output.message(&Sentence(&answer).to_string());
     }
     // One write, so that answers of many processes into one file stay whole lines.
     let printed = io::stdout().write_all(&line).and_then(|()| io::stdout().flush());
@@ -65,7 +68,7 @@ pub(super) fn show(output: &Output, global: &Global, trip: &Name, bookings: bool
         Ok(head.and_then(|()| {
             roster.bookings().try_for_each(|(student, seats)| {
                 let booking = Booking { trip, student, seats };
-                output.result(&mut to, &booking, || format!("  student {student}: {}", count(seats)))
+                output.result(&mut to, &booking, || format!("  student {student}: {}", Seats(seats)))
             })
         }))
     };
@@ -91,47 +94,56 @@ pub(super) fn exit_code(answer: &Answer) -> ExitCode {
 }
 
 /// An answer for people.
-pub(super) fn sentence(answer: &Answer) -> String {
-    let Answer { trip, seats_left, .. } = answer;
-    let replayed = if answer.replayed { " (answered before)" } else { "" };
-    let text = match &answer.event {
-        Event::Added { seats } => format!("trip {trip}: added with {}", count(*seats)),
-        Event::Booked { student, seats } => {
-            format!("trip {trip}: booked {} for student {student}, {seats_left} left", count(*seats))
-        }
-        Event::Cancelled { student, seats } => {
-            format!("trip {trip}: cancelled {} of student {student}, {seats_left} left", count(*seats))
-        }
-        Event::Resized { seats } => format!("trip {trip}: resized to {}, {seats_left} left", count(*seats)),
-        Event::Removed => format!("trip {trip}: removed"),
-        Event::Batch { count } => format!("trip {trip}: a batch of {count}"),
-        Event::Refused { change, refusal } => format!("trip {trip}: {}", reason(change, *refusal, *seats_left)),
-    };
-    text + replayed
+pub(super) struct Sentence<'a>(pub(super) &'a Answer);
+
+impl fmt::Display for Sentence<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Answer { trip, seats_left, .. } = self.0;
+        write!(f, "trip {trip}: ")?;
+        match &self.0.event {
+            Event::Added { seats } => write!(f, "added with {}", Seats(*seats)),
+            Event::Booked { student, seats } => {
+                write!(f, "booked {} for student {student}, {seats_left} left", Seats(*seats))
+            }
+            Event::Cancelled { student, seats } => {
+                write!(f, "cancelled {} of student {student}, {seats_left} left", Seats(*seats))
+            }
+            Event::Resized { seats } => write!(f, "resized to {}, {seats_left} left", Seats(*seats)),
+            Event::Removed => f.write_str("removed"),
+            Event::Batch { count } => write!(f, "a batch of {count}"),
+            Event::Refused { change, refusal } => reason(f, change, *refusal, *seats_left),
+        }?;
+        f.write_str(if self.0.replayed { " (answered before)" } else { "" })
+    }
 }
 
-fn reason(change: &Change, refusal: Refusal, seats_left: u32) -> String {
+fn reason(f: &mut fmt::Formatter<'_>, change: &Change, refusal: Refusal, seats_left: u32) -> fmt::Result {
     let student = change.student().map_or("", |student| student.as_str());
     match refusal {
-        Refusal::SoldOut if seats_left == 0 => format!("sold out: no seat left for student {student}"),
+        Refusal::SoldOut if seats_left == 0 => write!(f, "sold out: no seat left for student {student}"),
         Refusal::SoldOut => {
-            let wanted = count(change.seats().unwrap_or_default());
-            format!("sold out: student {student} wants {wanted}, {seats_left} left")
+            let wanted = Seats(change.seats().unwrap_or_default());
+            write!(f, "sold out: student {student} wants {wanted}, {seats_left} left")
         }
-        Refusal::AlreadyBooked { booked } => format!("student {student} has booked already: {}", count(booked)),
-        Refusal::NoBooking => format!("student {student} has no booking to cancel"),
-        Refusal::TripExists => "exists already; `trip resize` changes its seats".to_owned(),
-        Refusal::BelowBooked { booked } => format!("{} booked: cannot resize below that", count(booked)),
-        Refusal::RequestIdReused => "that request id was used for another request; choose a new one".to_owned(),
+        Refusal::AlreadyBooked { booked } => write!(f, "student {student} has booked already: {}", Seats(booked)),
+        Refusal::NoBooking => write!(f, "student {student} has no booking to cancel"),
+        Refusal::TripExists => f.write_str("exists already; `trip resize` changes its seats"),
+        Refusal::BelowBooked { booked } => write!(f, "{} booked: cannot resize below that", Seats(booked)),
+        Refusal::RequestIdReused => f.write_str("that request id was used for another request; choose a new one"),
     }
 }
 
 fn overview(view: &TripView) -> String {
     let totals = &view.totals;
     let bookings = if totals.bookings == 1 { "booking" } else { "bookings" };
-    format!("trip {}: {} of {} left, {} {bookings}", view.trip, totals.seats_left, count(totals.seats), totals.bookings)
+    format!("trip {}: {} of {} left, {} {bookings}", view.trip, totals.seats_left, Seats(totals.seats), totals.bookings)
 }
 
-fn count(seats: u32) -> String {
-    if seats == 1 { "1 seat".to_owned() } else { format!("{seats} seats") }
+/// "1 seat", "2 seats".
+struct Seats(u32);
+
+impl fmt::Display for Seats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} seat{}", self.0, if self.0 == 1 { "" } else { "s" })
+    }
 }

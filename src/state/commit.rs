@@ -125,6 +125,10 @@ pub(super) fn make_durable_alone(files: &TripFiles, ledger: &Ledger, end: Mark) 
     if Note::read(files, &sync, generation)?.is_some_and(|note| note.condemned && note.generation == generation) {
         return Ok(Synced::StartAgain);
     }
+    // An answer without a line asks after the lock is released: others may have gone on.
+    if State::read(files)?.is_some_and(|state| state.generation == generation && state.durable >= end.offset) {
+        return Ok(Synced::Durable);
+    }
     if ledger.file().sync_data().is_err() {
         Note::condemn(generation).write(files, &sync)?;
         return Ok(Synced::StartAgain);

@@ -15,11 +15,14 @@ use crate::{
     clock::rfc3339,
     error::{Error, Result},
     lock::Fence,
-    name::{Name, RequestId, Student},
+    name::{Name, RequestId, RequestIds, Student},
 };
 
 /// How long the answer to a request id is kept, from the answer on.
 pub const REQUEST_IDS_KEPT: TimeDelta = TimeDelta::days(30);
+
+/// Bytes of most lines; a guess that saves moving a batch about while it grows.
+const TYPICAL_LINE: usize = 256;
 
 /// A request with the id under which a retry finds its answer.
 #[derive(Debug, Clone)]
@@ -31,12 +34,22 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    pub(super) fn new(request: &Request) -> Result<Self> {
+    /// `ids`: where an id comes from when none was given.
+    pub(super) fn new(request: &Request, ids: &mut RequestIds) -> Result<Self> {
         let (id, given) = match &request.id {
             Some(id) => (id.clone(), true),
-            None => (RequestId::generate().map_err(|e| Error::io("get randomness from", "getrandom(2)", e))?, false),
+            None => (ids.next().map_err(|e| Error::io("get randomness from", "getrandom(2)", e))?, false),
         };
         Ok(Self { change: request.change.clone(), id, given })
+    }
+
+    pub(super) fn one(request: &Request) -> Result<Self> {
+        Self::new(request, &mut RequestIds::default())
+    }
+
+    pub(super) fn all(requests: &[Request]) -> Result<Vec<Self>> {
+        let mut ids = RequestIds::default();
+        requests.iter().map(|request| Self::new(request, &mut ids)).collect()
     }
 }
 
@@ -73,7 +86,7 @@ pub(super) struct Draft<'d> {
 }
 
 impl<'d> Draft<'d> {
-    pub(super) fn new(basis: Basis<'d>, lookup: Option<Lookup<'d>>, in_batch: bool) -> Self {
+    pub(super) fn new(basis: Basis<'d>, lookup: Option<Lookup<'d>>, in_batch: bool, requests: usize) -> Self {
         // Microseconds are what the ledger keeps, and a replayed answer must be the first one.
         let now = chrono::SubsecRound::trunc_subsecs(basis.now, 6);
         Self {
@@ -86,8 +99,8 @@ impl<'d> Draft<'d> {
             time: rfc3339(now),
             in_batch,
             lines: 0,
-            bytes: Vec::new(),
-            booked: HashMap::new(),
+            bytes: Vec::with_capacity(requests * TYPICAL_LINE),
+            booked: HashMap::with_capacity(requests),
             answered: HashMap::new(),
             first: basis.end.offset == 0,
         }

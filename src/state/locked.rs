@@ -156,14 +156,14 @@ impl<'s> LockedTrip<'s> {
     /// `NoSuchTrip`; `LockLost` when the lock file was replaced meanwhile, and nothing was committed; `Uncertain` when
     /// what was appended may or may not be on disk; `Io` when nothing was appended.
     pub fn submit(self, request: &Request) -> Result<Answer> {
-        let answers = self.submit_all(&[Prepared::new(request)?], Together::Each)?;
+        let answers = self.submit_all(&[Prepared::one(request)?], Together::Each)?;
         answers.into_iter().next().unwrap_or_else(|| unreachable!("one request, one answer"))
     }
 
     /// The same for many requests that stand or fall together under a crash: one append, one commit. Each has an
     /// answer of its own, in order; that one is refused does not keep the others back.
     pub fn submit_batch(self, requests: &[Request]) -> Result<Vec<Answer>> {
-        let prepared = requests.iter().map(Prepared::new).collect::<Result<Vec<_>>>()?;
+        let prepared = Prepared::all(requests)?;
         self.submit_all(&prepared, Together::Batch)?.into_iter().collect()
     }
 
@@ -213,7 +213,7 @@ impl<'s> LockedTrip<'s> {
             durable: self.durable,
             now: self.context.now(),
         };
-        let mut draft = Draft::new(basis, lookup, together == Together::Batch);
+        let mut draft = Draft::new(basis, lookup, together == Together::Batch, requests.len());
         let answers: Vec<_> = requests.iter().map(|request| draft.take(request, retry)).collect::<Result<_>>()?;
         let (bytes, totals) = draft.finish()?;
         let Self { context, files, guard, ledger, durable, end } = self;

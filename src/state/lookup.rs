@@ -37,7 +37,14 @@ pub(super) struct Lookup<'l> {
     tail_start: u64,
     tail: Vec<u8>,
     /// The tail, parsed: where each key's last line begins in it.
-    parsed: Option<HashMap<Vec<u8>, usize>>,
+    parsed: Option<Parsed>,
+}
+
+/// Where the last line of each key begins in the tail.
+#[derive(Debug, Default)]
+struct Parsed {
+    students: HashMap<Vec<u8>, usize>,
+    request_ids: HashMap<Vec<u8>, usize>,
 }
 
 impl<'l> Lookup<'l> {
@@ -92,12 +99,16 @@ impl<'l> Lookup<'l> {
     }
 
     fn parse(&mut self) {
-        let mut parsed = HashMap::new();
+        let mut parsed = Parsed::default();
         let fields = index::Fields::new();
         let mut from = 0;
         while let Some(len) = memchr::memchr(b'\n', &self.tail[from..]) {
             for key in fields.keys(&self.tail[from..from + len]) {
-                parsed.insert(needle(key), from);
+                let (map, text) = match key {
+                    Key::Student(text) => (&mut parsed.students, text),
+                    Key::RequestId(text) => (&mut parsed.request_ids, text),
+                };
+                map.insert(text.to_owned(), from);
             }
             from += len + 1;
         }
@@ -116,12 +127,11 @@ impl<'l> Lookup<'l> {
     }
 
     fn last(&self, key: Key, is_it: impl Fn(&Line) -> bool) -> Result<Option<Line>> {
-        let needle = needle(key);
-        if let Some(line) = self.last_in_tail(&needle, &is_it)? {
+        if let Some(line) = self.last_in_tail(key, &is_it)? {
             return Ok(Some(line));
         }
         if self.tail_start > self.covered {
-            if let Some(line) = self.last_on_disk(&needle, self.covered, &is_it)? {
+            if let Some(line) = self.last_on_disk(key, self.covered, &is_it)? {
                 return Ok(Some(line));
             }
         }
@@ -132,22 +142,27 @@ impl<'l> Lookup<'l> {
             Found::InDoubt => {
                 // Void or not, the ledger knows.
                 let _ = index::distrust(self.files);
-                self.last_on_disk(&needle, 0, &is_it)
+                self.last_on_disk(key, 0, &is_it)
             }
         }
     }
 
-    fn last_in_tail(&self, needle: &[u8], is_it: impl Fn(&Line) -> bool) -> Result<Option<Line>> {
+    fn last_in_tail(&self, key: Key, is_it: impl Fn(&Line) -> bool) -> Result<Option<Line>> {
         let decode = |start: usize| {
             let len = memchr::memchr(b'\n', &self.tail[start..]).unwrap_or(self.tail.len() - start);
             Line::decode(&self.tail[start..start + len])
                 .map_err(|why| self.ledger.corrupt(self.tail_start + start as u64, why))
         };
         if let Some(parsed) = &self.parsed {
-            return parsed.get(needle).map(|start| decode(*start)).transpose();
+            let start = match key {
+                Key::Student(text) => parsed.students.get(text),
+                Key::RequestId(text) => parsed.request_ids.get(text),
+            };
+            return start.map(|start| decode(*start)).transpose();
         }
         let mut before = self.tail.len();
-        let finder = memmem::FinderRev::new(needle);
+        let needle = needle(key);
+        let finder = memmem::FinderRev::new(&needle);
         while let Some(at) = finder.rfind(&self.tail[..before]) {
             let start = memchr::memrchr(b'\n', &self.tail[..at]).map_or(0, |newline| newline + 1);
             let line = decode(start)?;
@@ -160,8 +175,9 @@ impl<'l> Lookup<'l> {
     }
 
     /// Reads everything from `start` to the tail.
-    fn last_on_disk(&self, needle: &[u8], start: u64, is_it: impl Fn(&Line) -> bool) -> Result<Option<Line>> {
-        let finder = memmem::Finder::new(needle);
+    fn last_on_disk(&self, key: Key, start: u64, is_it: impl Fn(&Line) -> bool) -> Result<Option<Line>> {
+        let needle = needle(key);
+        let finder = memmem::Finder::new(&needle);
         let mut last = None;
         self.ledger.lines(start, self.tail_start, |offset, bytes, _| {
             if finder.find(bytes).is_some() {

@@ -45,7 +45,8 @@ impl State {
     pub(super) fn read(files: &TripFiles) -> Result<Option<Self>> {
         let path = || files.dir.path_of(&files.state);
         let Some((file, _)) = files.dir.open(&files.state, Access::Read)? else { return Ok(None) };
-        let mut buffer = [0; SIZE];
+        // Room for a newer format, which may have grown: it is to be refused, not taken for damage.
+        let mut buffer = [0; 4 * SIZE];
         let bytes = crate::lock::read_head(&file, &mut buffer).map_err(|e| Error::io("read", path(), e))?;
         Self::decode(bytes, &path(), &files.trip)
     }

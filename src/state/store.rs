@@ -93,7 +93,7 @@ impl Store {
             let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(groups.entry(trip.clone()).or_default())
         };
-        let answer = group.submit(&self.context, trip, Prepared::new(request)?, wait.until());
+        let answer = group.submit(&self.context, trip, Prepared::one(request)?, wait.until());
         self.tidy_unless_asked_to();
         answer
     }
@@ -104,7 +104,7 @@ impl Store {
     /// # Errors
     /// As [`Store::submit`]; nothing of the batch is booked then, unless the error is `Uncertain`.
     pub fn submit_batch(&self, trip: &Name, requests: &[Request], wait: Wait) -> Result<Acquire<Vec<Answer>>> {
-        let prepared = requests.iter().map(Prepared::new).collect::<Result<Vec<_>>>()?;
+        let prepared = Prepared::all(requests)?;
         let locked = match self.lock(trip, wait)? {
             Acquire::Granted(locked) => locked,
             Acquire::Held(holder) => return Ok(Acquire::Held(holder)),

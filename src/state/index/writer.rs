@@ -25,8 +25,8 @@ use crate::{
     },
 };
 
-/// Lines that are held in memory at once; more of them make more runs, which are merged on disk.
-const SLICE: usize = 64 * 1024;
+/// Entries that are sorted in memory at once (4 MiB); more of them make more runs, which are merged on disk.
+const SLICE: usize = 256 * 1024;
 
 /// A file with more than this many times its live blocks is written anew.
 const SLACK: u64 = 4;
