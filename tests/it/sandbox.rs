@@ -319,6 +319,8 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.kill();
+        // Gone before its directory is removed, or it would make a file there meanwhile.
+        let _ = self.ended.recv_timeout(PATIENCE);
     }
 }
 
