@@ -3,6 +3,7 @@
 
 mod batch;
 mod drive;
+mod library;
 mod peer;
 mod processes;
 mod report;
@@ -16,11 +17,12 @@ use site::Site;
 type Measure = fn(&Site) -> Part;
 
 /// What can be asked for, in the order in which all of it runs.
-const PARTS: [(&str, Measure); 6] = [
+const PARTS: [(&str, Measure); 7] = [
     ("start-up", startup::measure),
     ("processes", processes::beside_peers),
     ("protocol", processes::one_or_two_locks),
     ("waiting", processes::waiting),
+    ("library", library::measure),
     ("batch", batch::batch),
     ("growth", batch::growth),
 ];

@@ -78,13 +78,13 @@ impl Site {
         let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-        let file_system = output(Command::new("stat").args(["-f", "-c", "%T"]).arg(self.work.path()));
+        let file_system = output(Command::new("df").arg("--output=fstype").arg(self.work.path()));
         let date = output(Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"]));
         format!(
             "Measured {}: {cores} cores, Linux {}, {}, load {} at the end; the product as a {} build",
             date.trim(),
             kernel.trim(),
-            file_system.trim(),
+            file_system.lines().last().unwrap_or_default(),
             load.split(' ').next().unwrap_or_default(),
             self.product_kind,
         )
