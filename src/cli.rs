@@ -2,9 +2,15 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 
-use crate::name::{Name, RequestId, Student};
+use crate::{
+    name::{Name, RequestId, Student},
+    race::{Delay, LockKind, Place},
+};
 
 /// Locks for bookings and jobs that separate processes share.
 #[derive(Debug, Parser)]
@@ -25,8 +31,9 @@ fn exit_codes() -> String {
 
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// Where state and locks are kept [default: /var/lib/triplock for root, else ~/.local/state/triplock].
-    #[arg(long, global = true, env = "TRIPLOCK_STATE_DIR", hide_env_values = true, value_name = "DIR")]
+    /// Where state and locks are kept [default: $TRIPLOCK_STATE_DIR, else /var/lib/triplock for root, else
+    /// $XDG_STATE_HOME/triplock, else ~/.local/state/triplock].
+    #[arg(long, global = true, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
     /// Accept a state directory on a network or unknown file system, where locks may not be seen by other hosts.
     #[arg(long, global = true)]
@@ -53,7 +60,9 @@ pub(crate) enum Color {
     Never,
 }
 
+// Deferred: only the subcommand that was named is built, which is a tenth of a start.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Command {
     /// Make, list, show, resize and remove trips.
     #[command(subcommand)]
@@ -69,7 +78,9 @@ pub(crate) enum Command {
     RaceStudent(RaceStudent),
 }
 
+// Deferred: only the subcommand that was named is built, which is a tenth of a start.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Trip {
     /// Make a trip.
     Add {
@@ -140,7 +151,7 @@ pub(crate) struct Book {
     /// How many seats.
     #[arg(long, value_name = "K", default_value = "1", value_parser = seats, allow_negative_numbers = true)]
     pub(crate) seats: u32,
-    /// Read bookings as JSON Lines ({"student":"7","seats":1,"request_id":"…"}) from a file or `-`, and book them
+    /// Read bookings as JSON Lines, `{"student":"7","seats":1,"request_id":"…"}`, from a file or `-`, and book them
     /// under one lock in one commit.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["student", "seats", "request_id"])]
     pub(crate) batch: Option<PathBuf>,
@@ -159,13 +170,74 @@ pub(crate) struct Cancel {
     pub(crate) request: Request,
 }
 
-/// Placeholder until `race` is written.
+/// Without --lock it runs step 1, no lock, and step 2, a file lock.
 #[derive(Debug, Args)]
-pub(crate) struct Race {}
+#[command(
+    after_help = "Exit code: with --lock 0 when the result is safe, 1 when not; otherwise 0 when each race came \
+out as its lock promises, 1 when not."
+)]
+pub(crate) struct Race {
+    /// How many students race, 1 to 1000; each wants one seat.
+    #[arg(long, value_name = "N", default_value = "2", value_parser = students, allow_negative_numbers = true)]
+    pub(crate) students: u32,
+    /// How many seats trip 1 has.
+    #[arg(long, value_name = "N", default_value = "1", value_parser = seats, allow_negative_numbers = true)]
+    pub(crate) seats: u32,
+    /// Which lock each student takes before it checks.
+    #[arg(long, value_parser = race_lock())]
+    pub(crate) lock: Option<LockKind>,
+    /// What the students are.
+    #[arg(long = "in", value_name = "PLACE", default_value = "processes", value_parser = race_place())]
+    pub(crate) place: Place,
+    /// Every lock in every place, as a table.
+    #[arg(long, conflicts_with_all = ["lock", "place"])]
+    pub(crate) matrix: bool,
+    /// How long a student waits between check and act, in milliseconds.
+    #[arg(long, value_name = "MIN-MAX", default_value_t, allow_hyphen_values = true)]
+    pub(crate) delay: Delay,
+    /// Repeat the delays of an earlier race [default: a new seed, printed].
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) seed: Option<u64>,
+    /// Do not wait for a lock: "locked, try later" at once (the default).
+    #[arg(short = 'n', long, conflicts_with = "wait")]
+    pub(crate) nonblock: bool,
+    /// Wait at most this long for a lock: seconds, or 90s 5m 1h 1d.
+    #[arg(short = 'w', long, value_name = "DURATION", value_parser = duration, allow_negative_numbers = true)]
+    pub(crate) wait: Option<Duration>,
+}
 
-/// Placeholder until `race` is written.
+/// What [`crate::race::Order`] carries.
 #[derive(Debug, Args)]
-pub(crate) struct RaceStudent {}
+pub(crate) struct RaceStudent {
+    #[arg(long)]
+    pub(crate) dir: PathBuf,
+    #[arg(long)]
+    pub(crate) student: u32,
+    #[arg(long, value_parser = race_lock())]
+    pub(crate) lock: LockKind,
+    #[arg(long)]
+    pub(crate) delay_ms: u64,
+    #[arg(long)]
+    pub(crate) wait_ms: Option<u64>,
+    #[arg(long)]
+    pub(crate) parent: u32,
+}
+
+/// The domain's words, so that help and errors list them.
+fn race_lock() -> impl TypedValueParser<Value = LockKind> {
+    PossibleValuesParser::new(LockKind::ALL.map(LockKind::word)).try_map(|word| word.parse::<LockKind>())
+}
+
+fn race_place() -> impl TypedValueParser<Value = Place> {
+    PossibleValuesParser::new(Place::ALL.map(Place::word)).try_map(|word| word.parse::<Place>())
+}
+
+/// A count of students in a race.
+fn students(given: &str) -> Result<u32, String> {
+    let most = crate::race::Race::MAX_STUDENTS;
+    let count = given.parse::<u32>().ok().filter(|count| (1..=most).contains(count));
+    count.ok_or_else(|| format!("give a whole number from 1 to {most}"))
+}
 
 /// A count of seats.
 fn seats(given: &str) -> Result<u32, String> {

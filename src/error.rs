@@ -1,6 +1,6 @@
 //! What can go wrong. Busy and refused are not here: they are answers (see [`crate::Acquire`] and [`crate::Refusal`]).
 
-use std::{fmt, io, path::PathBuf};
+use std::{fmt, io, path::PathBuf, sync::Arc};
 
 use crate::{
     exit::ExitCode,
@@ -9,7 +9,7 @@ use crate::{
 
 /// A failed operation. Each variant carries the operation and the path, and says what to do next where there is
 /// something to do.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Error {
     /// An argument that no rule of the command line could catch.
@@ -55,14 +55,14 @@ pub enum Error {
         /// To which file.
         path: PathBuf,
         /// How it failed.
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     /// A file or directory could not be made.
     CannotCreate {
         /// The file or directory.
         path: PathBuf,
         /// How it failed.
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     /// The state directory (or a file in it) must not be trusted or cannot be used.
     Denied {
@@ -93,7 +93,19 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn io(operation: &'static str, path: impl Into<PathBuf>, source: impl Into<io::Error>) -> Self {
-        Self::Io { operation, path: path.into(), source: source.into() }
+        Self::Io { operation, path: path.into(), source: Arc::new(source.into()) }
+    }
+
+    pub(crate) fn cannot_create(path: impl Into<PathBuf>, source: impl Into<io::Error>) -> Self {
+        Self::CannotCreate { path: path.into(), source: Arc::new(source.into()) }
+    }
+
+    /// The same of one request of several that failed together.
+    pub(crate) fn about(self, id: &RequestId) -> Self {
+        match self {
+            Self::Uncertain { why, .. } => Self::Uncertain { request_id: Some(id.clone()), why },
+            other => other,
+        }
     }
 
     /// The exit code of the process that this error ends.
@@ -104,6 +116,7 @@ impl Error {
             Self::NewerFormat { .. } | Self::UntrustedFileSystem { .. } => ExitCode::Configuration,
             Self::NoSuchTrip(_) => ExitCode::NotFound,
             Self::Io { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound => ExitCode::NotFound,
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ExitCode::Permission,
                 _ => ExitCode::System,
             },
@@ -117,6 +130,23 @@ impl Error {
             Self::Uncertain { .. } => ExitCode::Uncertain,
         }
     }
+
+    /// Every word that [`Error::kind`] may give.
+    pub const KINDS: [&'static str; 13] = [
+        "usage",
+        "corrupt",
+        "not_regular_file",
+        "bad_batch",
+        "newer_format",
+        "no_such_trip",
+        "io",
+        "cannot_create",
+        "denied",
+        "untrusted_file_system",
+        "reentrant",
+        "lock_lost",
+        "uncertain",
+    ];
 
     /// The stable word for this error in JSON output.
     pub fn kind(&self) -> &'static str {
@@ -199,7 +229,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Io { source, .. } | Self::CannotCreate { source, .. } => Some(source),
+            Self::Io { source, .. } | Self::CannotCreate { source, .. } => Some(&**source),
             _ => None,
         }
     }

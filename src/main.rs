@@ -2,6 +2,12 @@
 
 use std::process::ExitCode;
 
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 fn main() -> ExitCode {
-    triplock::command::main().into()
+    // A panic has printed its message by now.
+    let code = std::panic::catch_unwind(triplock::command::main).unwrap_or(triplock::exit::ExitCode::Internal);
+    code.into()
 }

@@ -95,7 +95,10 @@ impl Output {
 /// The one place that turns an error into what is printed and the exit code.
 pub(crate) fn report(output: &Output, error: &anyhow::Error) -> ExitCode {
     let mut details = serde_json::Map::new();
-    let (kind, code) = match error.downcast_ref::<Error>() {
+    // A typed error tells its source already; anything else says what it was wrapped in, and then its chain.
+    let typed = error.downcast_ref::<Error>();
+    let message = typed.map_or_else(|| format!("{error:#}"), ToString::to_string);
+    let (kind, code) = match typed {
         Some(error) => {
             match error {
                 Error::Corrupt { path, offset, .. } => {
@@ -125,6 +128,6 @@ pub(crate) fn report(output: &Output, error: &anyhow::Error) -> ExitCode {
         }
         None => ("system", ExitCode::System),
     };
-    output.failure(&Failure { error: kind, message: format!("{error:#}"), exit_code: code.code(), details });
+    output.failure(&Failure { error: kind, message, exit_code: code.code(), details });
     code
 }

@@ -108,7 +108,7 @@ impl Dir {
                 Ok(file) => return self.give_mode(name, file),
                 Err(Errno::EXIST) => {}
                 Err(errno) => {
-                    return Err(Error::CannotCreate { path: self.path_of(name), source: errno.into() });
+                    return Err(Error::cannot_create(self.path_of(name), errno));
                 }
             }
         }
@@ -122,12 +122,11 @@ impl Dir {
                 Ok(file) => return self.give_mode(name, file).map(|(file, _)| file),
                 Err(Errno::EXIST) => self.unlink(name)?,
                 Err(errno) => {
-                    return Err(Error::CannotCreate { path: self.path_of(name), source: errno.into() });
+                    return Err(Error::cannot_create(self.path_of(name), errno));
                 }
             }
         }
-        let source = io::Error::from(io::ErrorKind::AlreadyExists);
-        Err(Error::CannotCreate { path: self.path_of(name), source })
+        Err(Error::cannot_create(self.path_of(name), io::ErrorKind::AlreadyExists))
     }
 
     /// In a group's directory the umask must not take the group's bits away.

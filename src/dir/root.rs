@@ -73,7 +73,7 @@ impl StateDir {
     /// system (unless allowed), `CannotCreate` when it cannot be made.
     pub fn open(path: &Path, allow_network_fs: bool) -> Result<Self> {
         let path = std::path::absolute(path).map_err(|e| Error::io("resolve", path, e))?;
-        let cannot = |source: io::Error| Error::CannotCreate { path: path.clone(), source };
+        let cannot = |source: io::Error| Error::cannot_create(path.clone(), source);
         let open = || {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             rustix::fs::open(&path, flags, Mode::empty())
@@ -142,10 +142,10 @@ impl StateDir {
                     .map_err(|e| Error::io("set the mode of", &path, e))?;
             }
             Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(Error::CannotCreate { path, source: errno.into() }),
+            Err(errno) => return Err(Error::cannot_create(path, errno)),
         }
         self.dir.sync()?;
-        self.subdirectory(name)?.ok_or_else(|| Error::CannotCreate { path, source: io::ErrorKind::NotFound.into() })
+        self.subdirectory(name)?.ok_or_else(|| Error::cannot_create(path, io::ErrorKind::NotFound))
     }
 }
 

@@ -47,13 +47,16 @@ impl FileLock {
             Taken::Reentrant => return Err(Error::Reentrant(name.clone())),
             Taken::Busy(file) => {
                 let mut note = [0; NOTE_SIZE];
-                let holder = held_file::read_head(&file, &mut note).ok().and_then(Holder::decode);
+                // A hint: one that cannot be read is none.
+                let note = held_file::read_head(&file, &mut note).unwrap_or_default();
+                let holder = Holder::decode(note).unwrap_or_default();
                 return Ok(Some(Acquire::Held(holder)));
             }
         };
         let failed = |operation, e| Error::io(operation, self.dir.path_of(&file_name), e);
         let mut note = [0; NOTE_SIZE];
-        let last = Holder::decode(held.read(&mut note).map_err(|e| failed("read", e))?);
+        let last = Holder::decode(held.read(&mut note).map_err(|e| failed("read", e))?)
+            .map_err(|found| Error::NewerFormat { path: self.dir.path_of(&file_name), found })?;
         let mut guard = FileGuard { lock: self.clone(), name: name.clone(), file_name, held, fence: Fence(0) };
         guard.raise_fence(last.map_or(Fence(0), |holder| holder.fence))?;
         Ok(Some(Acquire::Granted(guard)))

@@ -8,7 +8,7 @@ use std::{fs::File, marker::PhantomData, os::unix::fs::FileExt};
 
 use super::{Until, flock, reentry};
 use crate::{
-    dir::{self, Access, Dir, FileId},
+    dir::{Access, Dir, FileId},
     error::{Error, Result},
 };
 
@@ -72,6 +72,10 @@ impl HeldFile {
         Ok(dir.stat(name)?.is_some_and(|stat| stat.linked && stat.id == self.id))
     }
 
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// The first `buffer.len()` bytes, or as many as there are.
     pub(crate) fn read<'b>(&self, buffer: &'b mut [u8]) -> std::io::Result<&'b [u8]> {
         read_head(&self.file, buffer)
@@ -85,10 +89,6 @@ impl HeldFile {
     pub(crate) fn sync(&self) -> std::io::Result<()> {
         self.file.sync_data()
     }
-
-    pub(crate) fn size(&self) -> std::io::Result<u64> {
-        Ok(dir::stat_file(&self.file)?.size)
-    }
 }
 
 impl Drop for HeldFile {
@@ -98,7 +98,8 @@ impl Drop for HeldFile {
     }
 }
 
-pub(super) fn read_head<'b>(file: &File, buffer: &'b mut [u8]) -> std::io::Result<&'b [u8]> {
+/// The first `buffer.len()` bytes of a file, or as many as there are.
+pub(crate) fn read_head<'b>(file: &File, buffer: &'b mut [u8]) -> std::io::Result<&'b [u8]> {
     let mut filled = 0;
     while filled < buffer.len() {
         match file.read_at(&mut buffer[filled..], filled as u64)? {

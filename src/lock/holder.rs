@@ -91,8 +91,23 @@ impl Holder {
     }
 
     /// The note in those bytes; `None` when there is none, or only part of one.
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        serde_json::from_slice::<Note>(bytes).ok().map(|note| note.holder)
+    ///
+    /// # Errors
+    /// The format, when a newer triplock wrote the note: it is not to be overwritten.
+    pub(super) fn decode(bytes: &[u8]) -> Result<Option<Self>, u64> {
+        #[derive(Deserialize)]
+        struct Format {
+            format: u64,
+        }
+        if let Ok(note) = serde_json::from_slice::<Note>(bytes) {
+            if note.format <= crate::FORMAT {
+                return Ok(Some(note.holder));
+            }
+        }
+        match serde_json::from_slice::<Format>(bytes) {
+            Ok(Format { format }) if format > crate::FORMAT => Err(format),
+            _ => Ok(None),
+        }
     }
 }
 

@@ -21,10 +21,10 @@ mod timer;
 use std::time::{Duration, Instant};
 
 pub use file::{FileGuard, FileLock};
-pub(crate) use held_file::HeldFile;
+pub(crate) use held_file::{HeldFile, Missing, Taken, read_head};
 pub use holder::{Holder, Identity};
 pub use memory::{MemoryGuard, MemoryLock};
-pub(crate) use signals::Deferred;
+pub(crate) use signals::{Deferred, signal_arrived};
 
 use crate::{error::Result, name::Name};
 

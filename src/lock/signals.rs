@@ -19,9 +19,14 @@ extern "C" fn note(_: libc::c_int) {
     ARRIVED.store(true, Ordering::Relaxed);
 }
 
-/// Whether a deferred signal arrived.
+/// Whether a deferred signal arrived; never before [`Deferred::begin`].
+pub(crate) fn signal_arrived() -> bool {
+    ARRIVED.load(Ordering::Relaxed)
+}
+
+/// The same as an error that ends a wait.
 pub(super) fn interrupted() -> io::Result<()> {
-    if ARRIVED.load(Ordering::Relaxed) {
+    if signal_arrived() {
         return Err(io::Error::new(io::ErrorKind::Interrupted, "interrupted by a signal"));
     }
     Ok(())

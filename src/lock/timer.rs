@@ -1,7 +1,7 @@
 //! The alarm that ends a timed wait: a POSIX timer that signals the waiting thread itself.
 //!
 //! flock(2) has no time-out. A signal whose handler was installed without `SA_RESTART` makes it return `EINTR`, so a
-//! timer aimed at this one thread (`SIGEV_THREAD_ID`, timer_create(2)) ends the sleep at the deadline and disturbs no
+//! timer aimed at this one thread (`SIGEV_THREAD_ID`, see `timer_create(2)`) ends the sleep at the deadline and disturbs no
 //! other thread. One shot would not do: a signal that lands just before the system call is entered interrupts
 //! nothing, and the sleeper would sleep for ever. So the timer refires every few milliseconds until the call has
 //! returned and the alarm is dropped.

@@ -1,0 +1,137 @@
+//! `trip`, `book` and `cancel`: one change of one trip, or a look at it.
+
+use std::io::{self, Write as _};
+
+use serde::Serialize;
+
+use super::{busy, lower, store, written};
+use crate::{
+    booking::{Change, Event, Refusal},
+    cli::{Global, Request},
+    exit::ExitCode,
+    lock::Acquire,
+    name::{Name, Student},
+    output::Output,
+    state::{Answer, TripView},
+};
+
+/// Asks for one change, prints the answer, and tidies up once it is out.
+pub(super) fn change(
+    output: &Output,
+    global: &Global,
+    trip: &Name,
+    change: Change,
+    request: Request,
+) -> anyhow::Result<ExitCode> {
+    let store = store(output, global)?;
+    let (request, wait) = lower(change, request);
+    let answer = match store.submit(trip, &request, wait)? {
+        Acquire::Granted(answer) => answer,
+        Acquire::Held(holder) => return Ok(busy(output, trip, holder.as_ref())),
+    };
+    let code = exit_code(&answer);
+    let mut line = Vec::with_capacity(256);
+    if output.json || answer.refusal().is_none() {
+        output.result(&mut line, &answer, || sentence(&answer))?;
+    } else {
+        output.message(&sentence(&answer));
+    }
+    // One write, so that answers of many processes into one file stay whole lines.
+    let printed = io::stdout().write_all(&line).and_then(|()| io::stdout().flush());
+    store.tidy();
+    Ok(written(printed, code)?)
+}
+
+/// `trip list`.
+pub(super) fn list(output: &Output, global: &Global) -> anyhow::Result<ExitCode> {
+    let trips = store(output, global)?.list()?;
+    let mut to = io::BufWriter::new(io::stdout().lock());
+    let printed = trips.iter().try_for_each(|trip| output.result(&mut to, trip, || overview(trip)));
+    Ok(written(printed.and_then(|()| to.flush()), ExitCode::Success)?)
+}
+
+/// `trip show`.
+pub(super) fn show(output: &Output, global: &Global, trip: &Name, bookings: bool) -> anyhow::Result<ExitCode> {
+    let store = store(output, global)?;
+    let mut to = io::BufWriter::new(io::stdout().lock());
+    let mut print = || -> crate::Result<io::Result<()>> {
+        if !bookings {
+            let view = store.show(trip)?;
+            return Ok(output.result(&mut to, &view, || overview(&view)));
+        }
+        let roster = store.roster(trip)?;
+        let view = TripView { trip: trip.clone(), totals: *roster.totals() };
+        let head = output.result(&mut to, &view, || overview(&view));
+        Ok(head.and_then(|()| {
+            roster.bookings().try_for_each(|(student, seats)| {
+                let booking = Booking { trip, student, seats };
+                output.result(&mut to, &booking, || format!("  student {student}: {}", count(seats)))
+            })
+        }))
+    };
+    let printed = print()?;
+    Ok(written(printed.and_then(|()| to.flush()), ExitCode::Success)?)
+}
+
+/// A booking as `trip show --bookings --json` prints it.
+#[derive(Serialize)]
+struct Booking<'b> {
+    trip: &'b Name,
+    student: &'b Student,
+    seats: u32,
+}
+
+/// The exit code of an answer.
+pub(super) fn exit_code(answer: &Answer) -> ExitCode {
+    match answer.refusal() {
+        None => ExitCode::Success,
+        Some(Refusal::SoldOut) => ExitCode::SoldOut,
+        Some(_) => ExitCode::Refused,
+    }
+}
+
+/// An answer for people.
+pub(super) fn sentence(answer: &Answer) -> String {
+    let Answer { trip, seats_left, .. } = answer;
+    let replayed = if answer.replayed { " (answered before)" } else { "" };
+    let text = match &answer.event {
+        Event::Added { seats } => format!("trip {trip}: added with {}", count(*seats)),
+        Event::Booked { student, seats } => {
+            format!("trip {trip}: booked {} for student {student}, {seats_left} left", count(*seats))
+        }
+        Event::Cancelled { student, seats } => {
+            format!("trip {trip}: cancelled {} of student {student}, {seats_left} left", count(*seats))
+        }
+        Event::Resized { seats } => format!("trip {trip}: resized to {}, {seats_left} left", count(*seats)),
+        Event::Removed => format!("trip {trip}: removed"),
+        Event::Batch { count } => format!("trip {trip}: a batch of {count}"),
+        Event::Refused { change, refusal } => format!("trip {trip}: {}", reason(change, *refusal, *seats_left)),
+    };
+    text + replayed
+}
+
+fn reason(change: &Change, refusal: Refusal, seats_left: u32) -> String {
+    let student = change.student().map_or("", |student| student.as_str());
+    match refusal {
+        Refusal::SoldOut if seats_left == 0 => format!("sold out: no seat left for student {student}"),
+        Refusal::SoldOut => {
+            let wanted = count(change.seats().unwrap_or_default());
+            format!("sold out: student {student} wants {wanted}, {seats_left} left")
+        }
+        Refusal::AlreadyBooked { booked } => format!("student {student} has booked already: {}", count(booked)),
+        Refusal::NoBooking => format!("student {student} has no booking to cancel"),
+        Refusal::TripExists => "exists already; `trip resize` changes its seats".to_owned(),
+        Refusal::BelowBooked { booked } => format!("{} booked: cannot resize below that", count(booked)),
+        Refusal::RequestIdReused => "that request id was used for another request; choose a new one".to_owned(),
+    }
+}
+
+fn overview(view: &TripView) -> String {
+    let totals = &view.totals;
+    let bookings = if totals.bookings == 1 { "booking" } else { "bookings" };
+    format!("trip {}: {} of {} left, {} {bookings}", view.trip, totals.seats_left, count(totals.seats), totals.bookings)
+}
+
+fn count(seats: u32) -> String {
+    if seats == 1 { "1 seat".to_owned() } else { format!("{seats} seats") }
+}

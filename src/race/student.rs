@@ -1,0 +1,164 @@
+//! What a student does. The same code for every lock, in a thread and in a process.
+
+use std::{
+    fmt, thread,
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    lock_kind::Locks,
+    message::{Message, Moment},
+    tracker::Tracker,
+};
+use crate::{
+    error::Error,
+    lock::{Acquire, Guard, Wait},
+    name::Name,
+};
+
+/// A held lock of any kind.
+pub(super) type Hold = Box<dyn Guard>;
+
+/// One student.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Student {
+    pub(super) number: u32,
+    pub(super) delay: Duration,
+    pub(super) wait: Wait,
+}
+
+/// Something that happened to a student.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum What {
+    /// It wants the trip.
+    Checking,
+    /// It holds the trip's lock from here on.
+    LockTaken,
+    /// Somebody else holds the lock.
+    Locked,
+    /// The check.
+    Saw {
+        /// What the tracker said.
+        seats_left: i64,
+    },
+    /// Between check and act.
+    Waiting {
+        /// How long, in milliseconds.
+        delay_ms: u64,
+    },
+    /// The act.
+    Booked {
+        /// What the tracker said this time.
+        seats_before: i64,
+        /// What was written to it.
+        seats_left: i64,
+    },
+    /// The check saw no seat.
+    SoldOut,
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let trip = super::TRIP;
+        match *self {
+            Self::Checking => write!(f, "checking trip {trip} …"),
+            Self::LockTaken => write!(f, "takes the lock of trip {trip}"),
+            Self::Locked => write!(f, "trip {trip} is locked, try later"),
+            Self::Saw { seats_left } => write!(f, "sees {}", Seats(seats_left)),
+            Self::Waiting { delay_ms } => write!(f, "waits {delay_ms} ms"),
+            Self::Booked { seats_before, seats_left } => {
+                write!(f, "booked: {} before, {seats_left} now", Seats(seats_before))
+            }
+            Self::SoldOut => f.write_str("sold out"),
+        }
+    }
+}
+
+/// "1 seat", "2 seats".
+pub(super) struct Seats(pub(super) i64);
+
+impl fmt::Display for Seats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} seat{}", self.0, if self.0 == 1 { "" } else { "s" })
+    }
+}
+
+/// Sleeps, unless a signal called the race off: a sleeping thread would keep its process from cleaning up.
+fn sleep(delay: Duration) -> Result<(), Stop> {
+    const NAP: Duration = Duration::from_millis(100);
+    let until = Instant::now() + delay;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        if crate::lock::signal_arrived() {
+            return Err(Stop::CalledOff);
+        }
+        thread::sleep(left.min(NAP));
+    }
+}
+
+/// Why a student stops before it is done.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// Nobody listens any more: the race was called off.
+    CalledOff,
+    /// Something failed.
+    Failed(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Student {
+    /// Runs to the end and tells how it went; silent when the race was called off.
+    pub(super) fn race(self, tracker: &Tracker, locks: &Locks, tell: impl Fn(&Message) -> Result<(), Stop>) {
+        let student = self.number;
+        let last = match self.try_race(tracker, locks, &tell) {
+            Ok(()) => Message::Done { student },
+            Err(Stop::Failed(error)) => Message::failed(student, &error),
+            Err(Stop::CalledOff) => return,
+        };
+        // When nobody hears it, it does not matter.
+        let _ = tell(&last);
+    }
+
+    /// The lock, if there is one, is held from before the check until after the act: that is the whole cure.
+    fn try_race(
+        self,
+        tracker: &Tracker,
+        locks: &Locks,
+        tell: &impl Fn(&Message) -> Result<(), Stop>,
+    ) -> Result<(), Stop> {
+        let say = |what| tell(&Message::Saw { student: self.number, at: Moment::now(), what });
+        let trip: Name = super::TRIP.parse().expect("a number is a name");
+
+        say(What::Checking)?;
+        let held = match locks.acquire(&trip, self.wait)? {
+            Acquire::Granted(held) => held,
+            Acquire::Held(_) => return say(What::Locked),
+        };
+        if held.is_some() {
+            say(What::LockTaken)?;
+        }
+        let seats_left = tracker.seats_left()?;
+        say(What::Saw { seats_left })?;
+        if seats_left < 1 {
+            return say(What::SoldOut);
+        }
+        say(What::Waiting { delay_ms: u64::try_from(self.delay.as_millis()).unwrap_or(u64::MAX) })?;
+        sleep(self.delay)?;
+        let (seats_before, seats_left) = tracker.book(self.number)?;
+        say(What::Booked { seats_before, seats_left })?;
+        drop(held);
+        Ok(())
+    }
+}

@@ -1,0 +1,207 @@
+//! Group commit among the threads of one process: whoever comes first leads.
+//!
+//! The leader takes the trip's lock, then takes along every request that came in meanwhile, appends all of them with
+//! one write, syncs once, and hands out the answers. Requests that come while it is at work wait for the next leader,
+//! which is the first of them. So a process with many threads asks for the file lock once per group, not once per
+//! thread, and each sync pays for all.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::{self, Thread},
+    time::Instant,
+};
+
+use super::{
+    answer::Answer,
+    locked::{Opened, Prepared, Together},
+    store::Store,
+};
+use crate::{
+    error::{Error, Result},
+    lock::{Acquire, Until},
+    name::Name,
+};
+
+/// One trip's requests from this process.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Requests that nobody has taken along yet; the leader's own is among them.
+    waiting: VecDeque<Arc<Slot>>,
+    led: bool,
+}
+
+/// One thread's request.
+#[derive(Debug)]
+struct Slot {
+    request: Prepared,
+    thread: Thread,
+    progress: Mutex<Progress>,
+}
+
+#[derive(Debug)]
+enum Progress {
+    Waiting,
+    /// It is this thread's turn to lead.
+    Lead,
+    /// A leader has it.
+    Taken,
+    Done(Result<Acquire<Answer>>),
+}
+
+impl Slot {
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, progress: Progress) {
+        *self.progress() = progress;
+        self.thread.unpark();
+    }
+}
+
+impl Group {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn submit(
+        &self,
+        store: &Store,
+        trip: &Name,
+        request: Prepared,
+        until: Until,
+    ) -> Result<Acquire<Answer>> {
+        let slot = Arc::new(Slot { request, thread: thread::current(), progress: Mutex::new(Progress::Waiting) });
+        {
+            let mut inner = self.inner();
+            inner.waiting.push_back(Arc::clone(&slot));
+            if !inner.led {
+                inner.led = true;
+                *slot.progress() = Progress::Lead;
+            }
+        }
+        loop {
+            let mut progress = slot.progress();
+            match std::mem::replace(&mut *progress, Progress::Taken) {
+                Progress::Done(answer) => return answer,
+                Progress::Lead => {
+                    drop(progress);
+                    self.lead(store, trip, &slot, until);
+                }
+                Progress::Waiting => {
+                    *progress = Progress::Waiting;
+                    drop(progress);
+                    if !self.park(&slot, until) {
+                        return Ok(Acquire::Held(None));
+                    }
+                }
+                Progress::Taken => {
+                    drop(progress);
+                    thread::park();
+                }
+            }
+        }
+    }
+
+    /// Sleeps until there is progress. `false`: the wait is over, and nobody has taken the request along.
+    fn park(&self, slot: &Arc<Slot>, until: Until) -> bool {
+        let left = match until {
+            Until::Never => None,
+            Until::Now => Some(std::time::Duration::ZERO),
+            Until::At(deadline) => Some(deadline.saturating_duration_since(Instant::now())),
+        };
+        match left {
+            None => thread::park(),
+            Some(left) if left.is_zero() => {
+                let mut inner = self.inner();
+                // Its turn may have come in the last moment.
+                if matches!(*slot.progress(), Progress::Waiting) {
+                    inner.waiting.retain(|waiting| !Arc::ptr_eq(waiting, slot));
+                    return false;
+                }
+            }
+            Some(left) => thread::park_timeout(left),
+        }
+        true
+    }
+
+    fn lead(&self, store: &Store, trip: &Name, own: &Arc<Slot>, until: Until) {
+        let mut lead = Lead { group: self, own, taken: Vec::new() };
+        let locked = match store.open_for(trip, &own.request.change, until) {
+            Ok(Opened::Granted(locked)) => locked,
+            Ok(Opened::Held(holder)) => {
+                lead.take_own();
+                return lead.answer(|_| Ok(Acquire::Held(holder.clone())));
+            }
+            Ok(Opened::NoLock) => {
+                lead.take_own();
+                return lead.answer(|_| Err(Error::NoSuchTrip(trip.clone())));
+            }
+            Err(e) => {
+                lead.take_own();
+                return lead.answer(|_| Err(e.clone()));
+            }
+        };
+        // Requests by reference would tie the slots to the lock; they are few words each.
+        lead.taken = self.inner().waiting.drain(..).collect();
+        for slot in &lead.taken {
+            *slot.progress() = Progress::Taken;
+        }
+        let requests: Vec<Prepared> = lead.taken.iter().map(|slot| slot.request.clone()).collect();
+        match locked.submit_all(&requests, Together::Each) {
+            Ok(answers) => {
+                let mut answers = answers.into_iter();
+                lead.answer(|_| answers.next().expect("an answer for each request").map(Acquire::Granted));
+            }
+            Err(e) => lead.answer(|slot| Err(e.clone().about(&slot.request.id))),
+        }
+    }
+}
+
+/// The duty to answer who was taken along, and to hand the lead on; also when the leader panics.
+struct Lead<'g> {
+    group: &'g Group,
+    own: &'g Arc<Slot>,
+    taken: Vec<Arc<Slot>>,
+}
+
+impl Lead<'_> {
+    fn take_own(&mut self) {
+        self.leave_queue();
+        self.taken = vec![Arc::clone(self.own)];
+    }
+
+    fn leave_queue(&self) {
+        self.group.inner().waiting.retain(|waiting| !Arc::ptr_eq(waiting, self.own));
+    }
+
+    fn answer(mut self, mut answer: impl FnMut(&Slot) -> Result<Acquire<Answer>>) {
+        for slot in std::mem::take(&mut self.taken) {
+            let answer = answer(&slot);
+            slot.set(Progress::Done(answer));
+        }
+    }
+}
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        for slot in std::mem::take(&mut self.taken) {
+            let why = "the thread that was committing it panicked".to_owned();
+            let request_id = Some(slot.request.id.clone());
+            slot.set(Progress::Done(Err(Error::Uncertain { request_id, why })));
+        }
+        // A leader that panicked early is still in the queue, and must not be its own successor.
+        self.leave_queue();
+        let mut inner = self.group.inner();
+        match inner.waiting.front() {
+            Some(next) => next.set(Progress::Lead),
+            None => inner.led = false,
+        }
+    }
+}

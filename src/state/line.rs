@@ -1,0 +1,327 @@
+//! One line of a ledger: JSON that `jq` reads, ending in a checksum of all that stands before it.
+//!
+//! ```json
+//! {"revision":2,"event":"booked","student":"7","seats":1,"request_id":"…","fence":2,"time":"…","seats_left":0,"synced":197,"crc":"0a1b2c3d"}
+//! ```
+//!
+//! The fields' order is fixed, so the bytes of a line depend on its content alone. The first line of a ledger also
+//! names the format, the generation and the trip; the generation is right-aligned in 20 columns, so that a healed
+//! copy of the ledger moves no byte and every offset in it stays true.
+
+use std::borrow::Cow;
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+
+use crate::{
+    booking::{Change, Event, Refusal},
+    lock::Fence,
+    name::{Name, RequestId, Student},
+};
+
+/// `,"crc":"0a1b2c3d"}`
+const CHECKSUM_LEN: usize = 18;
+
+/// A line without its place in the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Line {
+    pub(crate) revision: u64,
+    pub(crate) event: Event,
+    /// Part of a batch: it counts once the batch's own line is there.
+    pub(crate) in_batch: bool,
+    pub(crate) request_id: Option<RequestId>,
+    pub(crate) fence: Fence,
+    pub(crate) time: DateTime<Utc>,
+    /// Seats left after the event.
+    pub(crate) seats_left: u32,
+    /// How many bytes of the ledger were known to be durable when the line was written.
+    pub(crate) synced: u64,
+    /// The first line's.
+    pub(crate) head: Option<Head>,
+}
+
+/// What only the first line holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub(crate) generation: u64,
+    pub(crate) trip: Name,
+}
+
+impl Line {
+    /// Appends the line with its newline. `time` is the line's own, already formatted: a batch formats it once.
+    pub(crate) fn encode(&self, time: &str, to: &mut Vec<u8>) {
+        let start = to.len();
+        to.push(b'{');
+        if let Some(head) = &self.head {
+            encode_head(head, to);
+        }
+        field(to, "revision", self.revision);
+        text(to, "event", self.event.word());
+        match &self.event {
+            Event::Added { seats } | Event::Resized { seats } => field(to, "seats", (*seats).into()),
+            Event::Booked { student, seats } | Event::Cancelled { student, seats } => {
+                text(to, "student", student.as_str());
+                field(to, "seats", (*seats).into());
+            }
+            Event::Removed => {}
+            Event::Refused { change, refusal } => {
+                text(to, "change", change.word());
+                text(to, "reason", refusal.word());
+                if let Some(student) = change.student() {
+                    text(to, "student", student.as_str());
+                }
+                if let Some(seats) = change.seats() {
+                    field(to, "seats", seats.into());
+                }
+                if let Some(booked) = refusal.booked() {
+                    field(to, "booked", booked.into());
+                }
+            }
+            Event::Batch { count } => field(to, "count", *count),
+        }
+        if self.in_batch {
+            to.extend_from_slice(b"\"in_batch\":true,");
+        }
+        if let Some(id) = &self.request_id {
+            text(to, "request_id", id.as_str());
+        }
+        field(to, "fence", self.fence.0);
+        text(to, "time", time);
+        field(to, "seats_left", self.seats_left.into());
+        field(to, "synced", self.synced);
+        to.pop(); // the last comma
+        seal(to, start);
+        to.push(b'\n');
+    }
+
+    /// The line in those bytes (without the newline), or what is wrong with them.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
+        if !is_intact(bytes) {
+            return Err("the checksum does not match".to_owned());
+        }
+        let raw: Raw = serde_json::from_slice(bytes).map_err(|e| format!("not a ledger line: {e}"))?;
+        raw.lower()
+    }
+}
+
+/// Appends the checksum of all that was written since `start`, and the closing brace.
+pub(crate) fn seal(to: &mut Vec<u8>, start: usize) {
+    let checksum = crc32fast::hash(&to[start..]);
+    to.extend_from_slice(b",\"crc\":\"");
+    for shift in (0..8).rev() {
+        let digit = (checksum >> (shift * 4)) & 0xf;
+        to.push(b"0123456789abcdef"[digit as usize]);
+    }
+    to.extend_from_slice(b"\"}");
+}
+
+/// Whether the checksum at the end of those bytes is right.
+pub(crate) fn is_intact(bytes: &[u8]) -> bool {
+    let Some(at) = bytes.len().checked_sub(CHECKSUM_LEN) else { return false };
+    let (body, checksum) = bytes.split_at(at);
+    let Some(digits) = checksum.strip_prefix(b",\"crc\":\"").and_then(|rest| rest.strip_suffix(b"\"}")) else {
+        return false;
+    };
+    let Ok(digits) = std::str::from_utf8(digits) else { return false };
+    // from_str_radix takes a sign and capitals; the writer writes neither.
+    !digits.bytes().any(|b| b == b'+' || b.is_ascii_uppercase())
+        && u32::from_str_radix(digits, 16) == Ok(crc32fast::hash(body))
+}
+
+/// The `synced` of a line, without a look at the rest of it.
+pub(crate) fn synced(bytes: &[u8]) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Synced {
+        synced: u64,
+    }
+    serde_json::from_slice::<Synced>(bytes).ok().map(|line| line.synced)
+}
+
+/// The value of `"name":"value"` in a line; names and ids need no escapes.
+pub(crate) fn text_field<'l>(line: &'l [u8], quoted_name: &memchr::memmem::Finder<'_>) -> Option<&'l [u8]> {
+    let start = quoted_name.find(line)? + quoted_name.needle().len();
+    let len = memchr::memchr(b'"', &line[start..])?;
+    Some(&line[start..start + len])
+}
+
+fn encode_head(head: &Head, to: &mut Vec<u8>) {
+    to.extend_from_slice(format!("\"format\":{},\"generation\":{:>20},", crate::FORMAT, head.generation).as_bytes());
+    text(to, "trip", head.trip.as_str());
+}
+
+fn field(to: &mut Vec<u8>, name: &str, value: u64) {
+    key(to, name);
+    let mut digits = [0u8; 20];
+    let mut at = digits.len();
+    let mut rest = value;
+    loop {
+        at -= 1;
+        // A digit fits a byte.
+        #[allow(clippy::cast_possible_truncation)]
+        let digit = (rest % 10) as u8;
+        digits[at] = b'0' + digit;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    to.extend_from_slice(&digits[at..]);
+    to.push(b',');
+}
+
+fn text(to: &mut Vec<u8>, name: &str, value: &str) {
+    key(to, name);
+    to.push(b'"');
+    to.extend_from_slice(value.as_bytes());
+    to.extend_from_slice(b"\",");
+}
+
+fn key(to: &mut Vec<u8>, name: &str) {
+    to.push(b'"');
+    to.extend_from_slice(name.as_bytes());
+    to.extend_from_slice(b"\":");
+}
+
+/// A line as JSON has it.
+#[derive(Deserialize)]
+struct Raw<'l> {
+    format: Option<u64>,
+    generation: Option<u64>,
+    trip: Option<Name>,
+    revision: u64,
+    #[serde(borrow)]
+    event: Cow<'l, str>,
+    #[serde(borrow)]
+    change: Option<Cow<'l, str>>,
+    #[serde(borrow)]
+    reason: Option<Cow<'l, str>>,
+    student: Option<Student>,
+    seats: Option<u32>,
+    booked: Option<u32>,
+    count: Option<u64>,
+    #[serde(default)]
+    in_batch: bool,
+    request_id: Option<RequestId>,
+    fence: u64,
+    #[serde(with = "crate::clock::as_rfc3339")]
+    time: DateTime<Utc>,
+    seats_left: u32,
+    synced: u64,
+}
+
+impl Raw<'_> {
+    fn lower(self) -> Result<Line, String> {
+        let word = self.event.into_owned();
+        let lacks = |what: &str| format!("a {word:?} line without {what}");
+        let seats = || self.seats.ok_or_else(|| lacks("seats"));
+        let student = || self.student.clone().ok_or_else(|| lacks("a student"));
+        let event = match &*word {
+            "added" => Event::Added { seats: seats()? },
+            "booked" => Event::Booked { student: student()?, seats: seats()? },
+            "cancelled" => Event::Cancelled { student: student()?, seats: seats()? },
+            "resized" => Event::Resized { seats: seats()? },
+            "removed" => Event::Removed,
+            "refused" => {
+                let change = match self.change.as_deref() {
+                    Some("add") => Change::Add { seats: seats()? },
+                    Some("book") => Change::Book { student: student()?, seats: seats()? },
+                    Some("cancel") => Change::Cancel { student: student()? },
+                    Some("resize") => Change::Resize { seats: seats()? },
+                    Some("remove") => Change::Remove,
+                    _ => return Err(lacks("a known change")),
+                };
+                let reason = self.reason.as_deref().unwrap_or_default();
+                let refusal = Refusal::from_word(reason, self.booked).ok_or_else(|| lacks("a known reason"))?;
+                Event::Refused { change, refusal }
+            }
+            "batch" => Event::Batch { count: self.count.ok_or_else(|| lacks("a count"))? },
+            _ => return Err(format!("an unknown event {word:?}")),
+        };
+        let head = match (self.format, self.generation, self.trip) {
+            (Some(_), Some(generation), Some(trip)) => Some(Head { generation, trip }),
+            (None, None, None) => None,
+            _ => return Err("half a head".to_owned()),
+        };
+        Ok(Line {
+            revision: self.revision,
+            event,
+            in_batch: self.in_batch,
+            request_id: self.request_id,
+            fence: Fence(self.fence),
+            time: self.time,
+            seats_left: self.seats_left,
+            synced: self.synced,
+            head,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::rfc3339;
+
+    fn sample(event: Event) -> Line {
+        Line {
+            revision: 10,
+            event,
+            in_batch: false,
+            request_id: Some("r-1".parse().unwrap()),
+            fence: Fence(u64::MAX),
+            time: "2026-11-23T20:25:19.123456+00:00".parse().unwrap(),
+            seats_left: 0,
+            synced: 12345,
+            head: None,
+        }
+    }
+
+    fn encoded(line: &Line) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        line.encode(&rfc3339(line.time), &mut bytes);
+        assert_eq!(bytes.pop(), Some(b'\n'));
+        bytes
+    }
+
+    #[test]
+    fn every_event_survives_a_round_trip() {
+        let student: Student = "7".parse().unwrap();
+        let refused = |change, refusal| Event::Refused { change, refusal };
+        let events = [
+            Event::Added { seats: 3 },
+            Event::Booked { student: student.clone(), seats: u32::MAX },
+            Event::Cancelled { student: student.clone(), seats: 1 },
+            Event::Resized { seats: 9 },
+            Event::Removed,
+            Event::Batch { count: 2 },
+            refused(Change::Book { student: student.clone(), seats: 2 }, Refusal::SoldOut),
+            refused(Change::Book { student: student.clone(), seats: 2 }, Refusal::AlreadyBooked { booked: 5 }),
+            refused(Change::Cancel { student }, Refusal::NoBooking),
+            refused(Change::Add { seats: 1 }, Refusal::TripExists),
+            refused(Change::Resize { seats: 1 }, Refusal::BelowBooked { booked: 4 }),
+        ];
+        for event in events {
+            let line = sample(event);
+            assert_eq!(Line::decode(&encoded(&line)), Ok(line));
+        }
+    }
+
+    #[test]
+    fn any_changed_byte_is_noticed() {
+        let good = encoded(&sample(Event::Added { seats: 3 }));
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 0x20;
+            assert!(Line::decode(&bad).is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_new_generation_moves_no_byte() {
+        let with = |generation| {
+            let head = Some(Head { generation, trip: "1".parse().unwrap() });
+            encoded(&Line { head, ..sample(Event::Added { seats: 3 }) })
+        };
+        assert_eq!(with(9).len(), with(u64::MAX).len());
+        assert_eq!(Line::decode(&with(10)).unwrap().head.unwrap().generation, 10);
+    }
+}

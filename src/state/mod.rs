@@ -1,0 +1,21 @@
+//! Trips on disk: ledger, state file, index, and the protocol that changes them.
+
+mod answer;
+mod commit;
+mod files;
+mod group;
+mod heal;
+mod index;
+mod ledger;
+mod line;
+mod locked;
+mod lookup;
+mod note;
+mod read;
+mod state_file;
+mod store;
+
+pub use answer::{Answer, TripView};
+pub use commit::CommitMode;
+pub use locked::{LockedTrip, REQUEST_IDS_KEPT};
+pub use store::Store;

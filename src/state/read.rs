@@ -1,0 +1,77 @@
+//! Reading without a lock.
+//!
+//! The state file is replaced whole and is never ahead of the disk, so one read of it is one consistent, durable
+//! state. Where it is missing or unusable (after a power cut, until the next change), the ledger itself is added up.
+//! A reader may see a booking a moment before its answer is given.
+
+use super::{
+    files::TripFiles,
+    ledger::{Ledger, Mark},
+    line::Line,
+    state_file::State,
+};
+use crate::{
+    booking::{Roster, Totals},
+    dir::Access,
+    error::{Error, Result},
+};
+
+/// How often a ledger may be healed under a reader's eyes before it gives up.
+const ATTEMPTS: usize = 100;
+
+/// The sums of a trip that is there.
+pub(super) fn totals(files: &TripFiles) -> Result<Totals> {
+    let totals = match State::read(files)? {
+        Some(state) => state.totals,
+        None => {
+            let ledger = open(files)?;
+            ledger.verify(Mark::START, ledger.size()?)?.end.totals
+        }
+    };
+    if totals.added.is_none() {
+        return Err(Error::NoSuchTrip(files.trip.clone()));
+    }
+    Ok(totals)
+}
+
+/// The trip with its bookings: the ledger's first `revision` lines, as many as the state names.
+pub(super) fn roster(files: &TripFiles) -> Result<Roster> {
+    for _ in 0..ATTEMPTS {
+        let state = State::read(files)?;
+        let ledger = open(files)?;
+        let size = match state {
+            // Healed between the two reads.
+            Some(state) if state.generation < ledger.generation() => continue,
+            Some(state) => state.durable,
+            None => ledger.size()?,
+        };
+        let mut roster = Roster::default();
+        let mut broken = Ok(());
+        let verified = ledger.verify_each(Mark::START, size, |offset, bytes| {
+            let applied = Line::decode(bytes)
+                .and_then(|line| roster.apply(&line.event, line.fence).map_err(str::to_owned))
+                .map_err(|why| ledger.corrupt(offset, why));
+            if broken.is_ok() {
+                broken = applied;
+            }
+        })?;
+        broken?;
+        if state.is_some() && verified.end.offset < size {
+            return Err(ledger.corrupt(verified.end.offset, "a bad line among those that were on disk"));
+        }
+        if roster.totals().added.is_none() {
+            return Err(Error::NoSuchTrip(files.trip.clone()));
+        }
+        return Ok(roster);
+    }
+    Err(Error::io(
+        "read",
+        files.dir.path_of(&files.ledger),
+        std::io::Error::other("it is being replaced again and again"),
+    ))
+}
+
+fn open(files: &TripFiles) -> Result<Ledger> {
+    Ledger::open(&files.dir, &files.ledger, &files.trip, Access::Read)?
+        .ok_or_else(|| Error::NoSuchTrip(files.trip.clone()))
+}

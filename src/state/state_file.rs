@@ -1,0 +1,113 @@
+//! The state file, `NAME.json`: the trip's sums and how many bytes of the ledger are known to be on disk.
+//!
+//! It is replaced whole, by exchanging a fresh file, so a reader that takes no lock sees one state or another and
+//! never a mixture (written in place, 3 of 79,007 readers saw one). It is not synced: it never says more than the
+//! disk holds, so losing it costs a verification and nothing else.
+
+use std::{io::Write as _, path::Path};
+
+use serde::{Deserialize, Serialize};
+
+use super::{files::TripFiles, ledger::refuse_newer, line};
+use crate::{
+    booking::Totals,
+    dir::Access,
+    error::{Error, Result},
+    name::Name,
+};
+
+/// Larger than any state file: its size does not grow with the trip.
+const LARGEST: usize = 1024;
+
+/// What the state file says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct State {
+    /// Of the ledger that it is about.
+    pub(super) generation: u64,
+    /// How many bytes of that ledger are known to be on disk; `totals` are the sums of just those.
+    pub(super) durable: u64,
+    pub(super) totals: Totals,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Json {
+    format: u64,
+    generation: u64,
+    trip: Name,
+    #[serde(flatten)]
+    totals: Totals,
+    durable: u64,
+}
+
+impl State {
+    /// The state, or `None` when it is missing, empty, cut short or garbled.
+    pub(super) fn read(files: &TripFiles) -> Result<Option<Self>> {
+        let path = || files.dir.path_of(&files.state);
+        let Some((file, _)) = files.dir.open(&files.state, Access::Read)? else { return Ok(None) };
+        let mut buffer = [0; LARGEST];
+        let bytes = crate::lock::read_head(&file, &mut buffer).map_err(|e| Error::io("read", path(), e))?;
+        Self::decode(bytes, &path(), &files.trip)
+    }
+
+    fn decode(bytes: &[u8], path: &Path, trip: &Name) -> Result<Option<Self>> {
+        let Some(bytes) = bytes.strip_suffix(b"\n") else { return Ok(None) };
+        refuse_newer(path, bytes)?;
+        if !line::is_intact(bytes) {
+            return Ok(None);
+        }
+        Ok(serde_json::from_slice::<Json>(bytes).ok().filter(|json| json.trip == *trip).map(|json| Self {
+            generation: json.generation,
+            durable: json.durable,
+            totals: json.totals,
+        }))
+    }
+
+    fn encode(&self, trip: &Name) -> Vec<u8> {
+        let json = Json {
+            format: crate::FORMAT,
+            generation: self.generation,
+            trip: trip.clone(),
+            totals: self.totals,
+            durable: self.durable,
+        };
+        let mut bytes = serde_json::to_vec(&json).expect("a state is plain data");
+        bytes.pop(); // the brace, which the checksum brings
+        line::seal(&mut bytes, 0);
+        bytes.push(b'\n');
+        bytes
+    }
+
+    /// Makes this the state that everybody reads. The caller holds `NAME.sync`, which guards the fresh file's name.
+    pub(super) fn publish(&self, files: &TripFiles) -> Result<()> {
+        // What the last exchange left under the fresh name is the state before: somebody may be reading it, so it is
+        // unlinked, never written to.
+        files.dir.unlink(&files.fresh_state)?;
+        let mut file = files.dir.create_fresh(&files.fresh_state)?;
+        file.write_all(&self.encode(&files.trip))
+            .map_err(|e| Error::io("write", files.dir.path_of(&files.fresh_state), e))?;
+        files.dir.exchange_or_rename(&files.fresh_state, &files.state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lock::Fence;
+
+    #[test]
+    fn a_state_survives_a_round_trip_and_no_damage() {
+        let trip: Name = "1".parse().unwrap();
+        let totals = Totals { seats: 3, seats_left: 1, bookings: 2, revision: 4, fence: Fence(9), added: Some(1) };
+        let state = State { generation: 2, durable: 999, totals };
+        let bytes = state.encode(&trip);
+        let decode = |bytes: &[u8]| State::decode(bytes, Path::new("1.json"), &trip).unwrap();
+        assert_eq!(decode(&bytes), Some(state));
+        for at in 0..bytes.len() {
+            let mut bad = bytes.clone();
+            bad[at] ^= 0x20;
+            assert_eq!(decode(&bad), None, "byte {at}");
+            assert_eq!(decode(&bytes[..at]), None, "cut at {at}");
+        }
+        assert_eq!(decode(&[0; 300]), None);
+    }
+}

@@ -1,0 +1,419 @@
+//! `triplock race`: real threads, real processes.
+
+use std::{
+    fs,
+    os::unix::process::ExitStatusExt as _,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use triplock::{
+    lock::Wait,
+    race::{Delay, LockKind, Place, Race, RaceError, Verdict},
+};
+
+/// A `triplock race` whose temporary files have a directory of their own.
+struct Racing {
+    tmp: TempDir,
+    arguments: Vec<String>,
+}
+
+fn race(arguments: &str) -> Racing {
+    Racing { tmp: tempfile::tempdir().unwrap(), arguments: arguments.split_whitespace().map(str::to_owned).collect() }
+}
+
+impl Racing {
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_triplock"));
+        command.arg("race").args(&self.arguments).env("TMPDIR", self.tmp.path()).env_remove("TRIPLOCK_STATE_DIR");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs to the end, with that exit code and nothing left behind.
+    #[track_caller]
+    fn exits(&self, code: i32) -> Output {
+        let output = self.command().output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{self_:?}: {}", said(&output), self_ = self.arguments);
+        self.left_nothing();
+        output
+    }
+
+    #[track_caller]
+    fn prints(&self, code: i32) -> String {
+        let output = self.exits(code);
+        assert!(output.stderr.is_empty(), "{}", said(&output));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[track_caller]
+    fn json(&self, code: i32) -> Value {
+        let printed = self.prints(code);
+        assert_eq!(printed.lines().count(), 1, "one object on one line");
+        serde_json::from_str(&printed).unwrap()
+    }
+
+    #[track_caller]
+    fn left_nothing(&self) {
+        let left: Vec<_> = fs::read_dir(self.tmp.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(left.is_empty(), "left behind: {left:?}");
+    }
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[track_caller]
+fn wait_until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Parent and state of a process; `None` when there is none.
+fn stat(pid: i32) -> Option<(i32, char)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before it may hold anything, also spaces and parentheses.
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    let state = fields.next()?.chars().next()?;
+    Some((fields.next()?.parse().ok()?, state))
+}
+
+fn is_alive(pid: i32) -> bool {
+    stat(pid).is_some_and(|(_, state)| state != 'Z')
+}
+
+/// The students of a race with a file lock and long delays, once one has the lock and the others wait for it.
+#[track_caller]
+fn waiting_students(racing: &Racing, parent: &Child, count: usize) -> Vec<i32> {
+    let parent = i32::try_from(parent.id()).unwrap();
+    // A holder writes its note after winning.
+    let lock_is_taken = || {
+        let mut races = fs::read_dir(racing.tmp.path()).unwrap();
+        let lock = races.next().map(|race| race.unwrap().path().join("locks/1.lock"));
+        lock.is_some_and(|lock| fs::metadata(lock).is_ok_and(|lock| lock.len() > 0))
+    };
+    wait_until("a student holds the lock", || lock_is_taken().then_some(()));
+    let numbers = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    let students: Vec<i32> =
+        numbers.filter(|pid| stat(*pid).is_some_and(|(ppid, state)| ppid == parent && state != 'Z')).collect();
+    assert_eq!(students.len(), count);
+    students
+}
+
+fn signal(pid: i32, signal: Signal) {
+    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+}
+
+#[test]
+fn two_students_get_the_one_seat_and_then_the_lock_ends_it() {
+    let told = race("--seed 42").prints(0);
+    let (race, lock) = told.split_once("Step 2.").expect("two steps");
+    for student in 1..=2 {
+        for saw in ["checking trip 1", "sees 1 seat", "waits ", "booked: "] {
+            assert!(race.contains(&format!("student {student}  {saw}")), "student {student} {saw}: {told}");
+        }
+    }
+    assert!(
+        race.contains("Final seat count: -1\n") && race.contains("Verdict: oversold (2 bookings for 1 seat)"),
+        "{told}"
+    );
+    assert!(lock.contains("trip 1 is locked, try later"), "{told}");
+    assert!(lock.contains("Final seat count: 0\n") && lock.contains("Verdict: safe (1 booking for 1 seat)"), "{told}");
+    assert!(told.ends_with("without a lock oversold (-1 left), with the file lock safe (0 left).\n"), "{told}");
+}
+
+#[test]
+fn the_matrix_shows_which_lock_holds_where() {
+    let matrix = race("--matrix --json").json(0);
+    let rows: Vec<Value> = matrix["rows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| {
+            json!([
+                row["lock"],
+                row["in"],
+                row["bookings"].as_array().unwrap().len(),
+                row["seats_left"],
+                row["verdict"]
+            ])
+        })
+        .collect();
+    assert_eq!(
+        json!(rows),
+        json!([
+            ["none", "threads", 2, -1, "oversold"],
+            ["none", "processes", 2, -1, "oversold"],
+            ["memory", "threads", 1, 0, "safe"],
+            ["memory", "processes", 2, -1, "oversold"],
+            ["file", "threads", 1, 0, "safe"],
+            ["file", "processes", 1, 0, "safe"],
+        ])
+    );
+    assert_eq!(matrix["ok"], true);
+}
+
+#[test]
+fn the_table_is_aligned() {
+    let told = race("--matrix --delay 60-90").prints(0);
+    let table: Vec<&str> = told.lines().skip_while(|line| !line.starts_with("lock ")).take(7).collect();
+    let column = table[0].find("as promised").unwrap();
+    assert_eq!(table.len(), 7);
+    for row in &table[1..] {
+        assert!(row[column..].starts_with("yes ("), "{told}");
+    }
+}
+
+#[test]
+fn the_exit_code_says_whether_it_was_safe() {
+    for (lock, place, code) in [
+        ("none", "threads", 1),
+        ("none", "processes", 1),
+        ("memory", "threads", 0),
+        ("memory", "processes", 1),
+        ("file", "threads", 0),
+        ("file", "processes", 0),
+    ] {
+        let quiet = race(&format!("--lock {lock} --in {place} --delay 60-120 -q")).prints(code);
+        assert_eq!(quiet, "", "-q says nothing");
+    }
+}
+
+#[test]
+fn the_json_is_versioned_and_ordered() {
+    let told = race("--lock none --students 3 --seats 2 --delay 60-99 --seed 5 --json").json(1);
+    let (head, row) = (|key: &str| told[key].clone(), &told["rows"][0]);
+    assert_eq!(
+        (head("format"), head("trip"), head("students"), head("seats")),
+        (json!(1), json!("1"), json!(3), json!(2))
+    );
+    assert_eq!(
+        (head("seed"), head("delay_ms"), head("wait_seconds")),
+        (json!(5), json!({"min": 60, "max": 99}), Value::Null)
+    );
+    assert_eq!((head("ok"), &row["as_promised"], &row["promise"]), (json!(false), &json!(true), &json!("unsafe")));
+
+    let events = row["events"].as_array().unwrap();
+    assert!(events.iter().all(|event| event["ms"].as_f64() > Some(0.0)), "nobody starts before the gate opens");
+    let words: Vec<&str> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    let last_check = words.iter().rposition(|word| *word == "saw").unwrap();
+    let first_act = words.iter().position(|word| *word == "booked").unwrap();
+    assert!(last_check < first_act, "everybody checks before anybody acts: {words:?}");
+    let times: Vec<_> = events.iter().map(|event| event["time"].as_str().unwrap()).collect();
+    assert!(times.is_sorted(), "{times:?}");
+    for time in times {
+        assert!(time.ends_with("+00:00") && chrono::DateTime::parse_from_rfc3339(time).is_ok(), "{time}");
+    }
+    for event in events.iter().filter(|event| event["event"] == "booked") {
+        let delay = events.iter().find(|e| e["student"] == event["student"] && e["event"] == "waiting").unwrap();
+        assert!(event["ms"].as_f64() >= delay["delay_ms"].as_f64(), "nobody acts before its delay is over");
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_delays() {
+    let delays = |arguments: &str| {
+        let told = race(&format!("{arguments} --students 4 --seats 4 --delay 50-300 --json -w 60")).json(0);
+        let mut delays: Vec<(u64, u64)> = told["rows"][0]["events"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|event| event["event"] == "waiting")
+            .map(|event| (event["student"].as_u64().unwrap(), event["delay_ms"].as_u64().unwrap()))
+            .collect();
+        delays.sort_unstable();
+        delays
+    };
+    let first = delays("--lock file --seed 7");
+    assert_eq!(first.len(), 4);
+    assert_eq!(first, delays("--lock memory --in threads --seed 7"));
+    assert_ne!(first, delays("--lock file --seed 8"));
+}
+
+#[test]
+fn sixty_four_processes_get_forty_seats() {
+    let told = race("--students 64 --seats 40 -w 60 --delay 0-5 --lock file --json").json(0);
+    let row = &told["rows"][0];
+    let mut students: Vec<_> =
+        row["bookings"].as_array().unwrap().iter().map(|b| b["student"].as_u64().unwrap()).collect();
+    students.sort_unstable();
+    students.dedup();
+    assert_eq!((students.len(), &row["seats_left"], &row["verdict"]), (40, &json!(0), &json!("safe")));
+    let sold_out = row["events"].as_array().unwrap().iter().filter(|event| event["event"] == "sold_out").count();
+    assert_eq!(sold_out, 24, "who waits long enough is not told to try later");
+}
+
+#[test]
+fn sixty_four_processes_without_a_lock_oversell() {
+    let told = race("--students 64 --seats 40 --lock none --delay 300-400 --json").json(1);
+    assert_eq!(told["rows"][0]["verdict"], "oversold");
+    assert_eq!(told["rows"][0]["bookings"].as_array().unwrap().len(), 64, "all of them saw a seat");
+}
+
+#[test]
+fn threads_can_wait_as_well() {
+    for lock in ["memory", "file"] {
+        let told =
+            race(&format!("--in threads --lock {lock} --students 20 --seats 5 -w 60 --delay 1-3 --json")).json(0);
+        assert_eq!(told["rows"][0]["bookings"].as_array().unwrap().len(), 5, "{lock}");
+    }
+}
+
+#[test]
+fn a_wait_that_is_too_short_ends_with_try_later() {
+    let told = race("--lock file -w 0.1 --delay 500-500 --json").json(0);
+    let events = told["rows"][0]["events"].as_array().unwrap();
+    let locked = events.iter().find(|event| event["event"] == "locked").expect("one is told");
+    assert!(locked["ms"].as_f64().unwrap() >= 100.0, "{locked}");
+    assert_eq!(told["rows"][0]["bookings"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn bad_input_is_a_usage_error() {
+    for (arguments, why) in [
+        ("--students 0", "1 to 1000"),
+        ("--students 1001", "1 to 1000"),
+        ("--students x", "1 to 1000"),
+        ("--seats 0", "at least 1"),
+        ("--seats -1", "1 to 4294967295"),
+        ("--seats 18446744073709551616", "1 to 4294967295"),
+        ("--delay 500-100", "smaller number first"),
+        ("--delay x", "range of milliseconds"),
+        ("--delay -5", "range of milliseconds"),
+        ("--delay 0-99999999999", "range of milliseconds"),
+        ("--delay 0-60001", "too long"),
+        ("--lock queue", "none, memory, file"),
+        ("--lock redis", "none, memory, file"),
+        ("--in hosts", "threads, processes"),
+        ("--seed -1", "seed"),
+        ("-w x", "seconds"),
+        ("-n -w 1", "cannot be used with"),
+        ("--matrix --lock file", "cannot be used with"),
+        ("--matrix --in threads", "cannot be used with"),
+    ] {
+        let output = race(arguments).exits(64);
+        assert!(output.stdout.is_empty(), "{arguments}");
+        assert!(said(&output).contains(why), "{arguments}: {}", said(&output));
+    }
+}
+
+#[test]
+fn a_closed_stdout_is_a_normal_end() {
+    for arguments in
+        ["--lock file --delay 50-60", "--lock file --delay 50-60 --json", "--matrix --delay 60-70", "--delay 60-70"]
+    {
+        let racing = race(arguments);
+        let mut child = racing.command().spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), said(&output)), (Some(0), String::new()), "{arguments}");
+        racing.left_nothing();
+    }
+}
+
+#[test]
+fn a_temporary_directory_that_is_not_there_is_one_line() {
+    let racing = race("--lock file");
+    let output = racing.command().env("TMPDIR", racing.tmp.path().join("missing")).output().unwrap();
+    assert_eq!(output.status.code(), Some(73), "{}", said(&output));
+    assert_eq!(said(&output).lines().filter(|line| line.contains("cannot create")).count(), 1, "{}", said(&output));
+}
+
+#[test]
+fn a_killed_student_is_reported_and_ends_the_race() {
+    let racing = race("--lock file -w 60 --students 3 --delay 60000-60000");
+    let parent = racing.command().spawn().unwrap();
+    let students = waiting_students(&racing, &parent, 3);
+    let started = Instant::now();
+    signal(students[1], Signal::KILL);
+    let output = parent.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(71), "{}", said(&output));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("killed by signal 9") && error.lines().count() == 1, "{error}");
+    assert!(started.elapsed() < Duration::from_secs(20), "nobody waits for the others' delays");
+    assert!(!students.into_iter().any(is_alive));
+    racing.left_nothing();
+}
+
+#[test]
+fn a_killed_race_takes_its_students_along() {
+    let racing = race("--lock file --students 3 -w 60 --delay 60000-60000");
+    let mut parent = racing.command().spawn().unwrap();
+    let students = waiting_students(&racing, &parent, 3);
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    wait_until("the students are gone", || (!students.iter().any(|pid| is_alive(*pid))).then_some(()));
+}
+
+#[test]
+fn a_race_that_is_told_to_end_cleans_up() {
+    for (place, processes, by) in [
+        ("processes", 2, Signal::TERM),
+        ("processes", 2, Signal::INT),
+        ("processes", 2, Signal::HUP),
+        ("threads", 0, Signal::TERM),
+    ] {
+        let racing = race(&format!("--lock file --in {place} -w 60 --delay 60000-60000"));
+        let parent = racing.command().spawn().unwrap();
+        let students = waiting_students(&racing, &parent, processes);
+        signal(i32::try_from(parent.id()).unwrap(), by);
+        let output = parent.wait_with_output().unwrap();
+        assert_eq!(output.status.signal(), None, "it ended by itself");
+        assert_eq!(output.status.code(), Some(71), "{}", said(&output));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("interrupted"), "{}", said(&output));
+        assert!(!students.into_iter().any(is_alive));
+        racing.left_nothing();
+    }
+}
+
+#[test]
+fn a_student_that_dies_at_the_gate_does_not_hang_the_race() {
+    let tmp = tempfile::tempdir().unwrap();
+    let program = tmp.path().join("student");
+    // Written by another process: while this one has it open for writing, a student forked by another test's thread
+    // would inherit that, and the kernel would not run it.
+    let text = format!(
+        "#!/bin/sh\ncase \"$*\" in *'--student 2 '*) exit 9;; esac\nexec '{}' \"$@\"\n",
+        env!("CARGO_BIN_EXE_triplock")
+    );
+    write_by_another_process(&program, &text);
+    let race =
+        Race { students: 3, program: Some(program), delay: Delay::from_millis(1, 2).unwrap(), ..Race::default() };
+    match race.run(LockKind::File, Place::Processes).unwrap_err() {
+        RaceError::Student { student: 2, why } => assert!(why.contains("exit status: 9"), "{why}"),
+        other => panic!("{other}"),
+    }
+}
+
+fn write_by_another_process(path: &Path, text: &str) {
+    let write = "printf %s \"$2\" > \"$1\" && chmod 700 \"$1\"";
+    let status = Command::new("/bin/sh").args(["-c", write, "sh"]).arg(path).arg(text).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn the_library_races_the_same_students() {
+    let race = Race {
+        students: 8,
+        seats: 3,
+        delay: Delay::from_millis(0, 3).unwrap(),
+        wait: Wait::Forever,
+        program: Some(env!("CARGO_BIN_EXE_triplock").into()),
+        ..Race::default()
+    };
+    for place in Place::ALL {
+        let report = race.run(LockKind::File, place).unwrap();
+        assert_eq!((report.bookings.len(), report.seats_left, report.verdict()), (3, 0, Verdict::Safe), "{place}");
+    }
+}
