@@ -17,6 +17,11 @@ use std::{
 use fs2::FileExt as _;
 use serde::{Deserialize, Serialize};
 
+// What the product has, its baseline has too.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 #[derive(Serialize, Deserialize)]
 struct Trip<'a> {
     format: u32,

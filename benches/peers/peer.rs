@@ -180,10 +180,10 @@ pub(crate) fn postgres(site: &Site) -> Result<Peer, String> {
 }
 
 /// What a process costs that does nothing.
-pub(crate) fn no_op(name: &'static str, program: PathBuf, argument: &'static str) -> Peer {
+pub(crate) fn no_op(name: &'static str, program: PathBuf, argument: Option<&'static str>) -> Peer {
     Peer::new(name, move |_| {
         let mut command = Command::new(&program);
-        command.arg(argument);
+        command.args(argument);
         command
     })
 }

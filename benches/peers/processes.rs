@@ -29,9 +29,9 @@ pub(crate) fn beside_peers(site: &Site) -> Part {
             Err(why) => part.note(format!("**Not measured:** {why}")),
         }
     }
-    let version = peer::no_op("no-op process: triplock --version", site.product().to_owned(), "--version");
+    let version = peer::no_op("no-op process: triplock --version", site.product().to_owned(), Some("--version"));
     theirs.push((version, least(0.5, 0.6)));
-    theirs.push((peer::no_op("no-op process: coreutils true", "true".into(), "x"), Target::none()));
+    theirs.push((peer::no_op("no-op process: coreutils true", "true".into(), None), Target::none()));
     compare(&mut part, ours, theirs);
     part
 }
