@@ -31,8 +31,8 @@ fn exit_codes() -> String {
 
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// Where state and locks are kept [default: $TRIPLOCK_STATE_DIR, else /var/lib/triplock for root, else
-    /// $XDG_STATE_HOME/triplock, else ~/.local/state/triplock].
+    /// Where state and locks are kept [default: `$TRIPLOCK_STATE_DIR`, else /var/lib/triplock for root, else
+    /// `$XDG_STATE_HOME/triplock`, else ~/.local/state/triplock].
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
     /// Accept a state directory on a network or unknown file system, where locks may not be seen by other hosts.
@@ -170,12 +170,11 @@ pub(crate) struct Cancel {
     pub(crate) request: Request,
 }
 
-/// Without --lock it runs step 1, no lock, and step 2, a file lock.
+/// What `race` is asked.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Exit code: with --lock 0 when the result is safe, 1 when not; otherwise 0 when each race came \
-out as its lock promises, 1 when not."
-)]
+#[command(after_help = "Without --lock and --matrix: step 1, no lock, then step 2, a file lock.\n\
+Exit code: with --lock 0 when the result is safe, 1 when not; otherwise 0 when each race came \
+out as its lock promises, 1 when not.")]
 pub(crate) struct Race {
     /// How many students race, 1 to 1000; each wants one seat.
     #[arg(long, value_name = "N", default_value = "2", value_parser = students, allow_negative_numbers = true)]

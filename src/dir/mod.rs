@@ -34,7 +34,8 @@ pub(crate) struct FileId {
 pub(crate) struct Stat {
     pub(crate) id: FileId,
     pub(crate) size: u64,
-    pub(crate) linked: bool,
+    /// Names that mean the inode; 0 once the last is gone.
+    pub(crate) links: u64,
 }
 
 // The fields' types differ between architectures.
@@ -43,7 +44,7 @@ fn stat_of(stat: &rustix::fs::Stat) -> Stat {
     Stat {
         id: FileId { device: u64::from(stat.st_dev), inode: u64::from(stat.st_ino) },
         size: stat.st_size as u64,
-        linked: stat.st_nlink > 0,
+        links: stat.st_nlink as u64,
     }
 }
 

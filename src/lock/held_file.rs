@@ -69,7 +69,7 @@ impl HeldFile {
 
     /// Whether the path still means the file that is locked.
     pub(crate) fn is_the_paths(&self, dir: &Dir, name: &str) -> Result<bool> {
-        Ok(dir.stat(name)?.is_some_and(|stat| stat.linked && stat.id == self.id))
+        Ok(dir.stat(name)?.is_some_and(|stat| stat.links > 0 && stat.id == self.id))
     }
 
     pub(crate) fn file(&self) -> &File {

@@ -13,6 +13,7 @@ mod file;
 mod flock;
 mod held_file;
 mod holder;
+mod lease;
 mod memory;
 mod reentry;
 mod signals;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 pub use file::{FileGuard, FileLock};
 pub(crate) use held_file::{HeldFile, Missing, Taken, read_head};
 pub use holder::{Holder, Identity};
+pub(crate) use lease::is_sole_opener;
 pub use memory::{MemoryGuard, MemoryLock};
 pub(crate) use signals::{Deferred, signal_arrived};
 

@@ -53,7 +53,7 @@
 //! ```
 //! use triplock::{lock::Wait, race::{Delay, LockKind, Place, Race, Verdict}};
 //!
-//! let race = Race { students: 2, seats: 1, delay: Delay::from_millis(50, 80)?, ..Race::default() };
+//! let race = Race { students: 2, seats: 1, delay: Delay::from_millis(200, 300)?, ..Race::default() };
 //! let unlocked = race.run(LockKind::None, Place::Threads)?;
 //! assert_eq!((unlocked.bookings.len(), unlocked.seats_left), (2, -1));
 //! assert_eq!(unlocked.verdict(), Verdict::Oversold);

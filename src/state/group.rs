@@ -14,8 +14,9 @@ use std::{
 
 use super::{
     answer::Answer,
-    locked::{Opened, Prepared, Together},
-    store::Store,
+    context::Context,
+    draft::Prepared,
+    locked::{LockedTrip, Opened, Together},
 };
 use crate::{
     error::{Error, Result},
@@ -72,7 +73,7 @@ impl Group {
 
     pub(super) fn submit(
         &self,
-        store: &Store,
+        context: &Context,
         trip: &Name,
         request: Prepared,
         until: Until,
@@ -92,7 +93,7 @@ impl Group {
                 Progress::Done(answer) => return answer,
                 Progress::Lead => {
                     drop(progress);
-                    self.lead(store, trip, &slot, until);
+                    self.lead(context, trip, &slot, until);
                 }
                 Progress::Waiting => {
                     *progress = Progress::Waiting;
@@ -131,9 +132,9 @@ impl Group {
         true
     }
 
-    fn lead(&self, store: &Store, trip: &Name, own: &Arc<Slot>, until: Until) {
+    fn lead(&self, context: &Context, trip: &Name, own: &Arc<Slot>, until: Until) {
         let mut lead = Lead { group: self, own, taken: Vec::new() };
-        let locked = match store.open_for(trip, &own.request.change, until) {
+        let locked = match LockedTrip::open_for(context, trip, &own.request.change, until) {
             Ok(Opened::Granted(locked)) => locked,
             Ok(Opened::Held(holder)) => {
                 lead.take_own();

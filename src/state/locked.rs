@@ -1,31 +1,23 @@
 //! A trip under its lock: the only type that can change one.
 
-use std::collections::HashMap;
-
-use chrono::{DateTime, TimeDelta, Utc};
-
 use super::{
     answer::Answer,
     commit::{self, CommitMode, Synced},
+    context::Context,
+    draft::{Basis, Draft, Prepared, booked},
     files::TripFiles,
     heal,
     ledger::{Ledger, Mark, Tail},
-    line::{Head, Line},
     lookup::Lookup,
     state_file::State,
-    store::Store,
 };
 use crate::{
-    booking::{Change, Event, Refusal, Request, Totals, decide},
-    clock::rfc3339,
+    booking::{Change, Request, Totals},
     dir::Access,
     error::{Error, Result},
     lock::{Acquire, Deferred, Fence, FileGuard, Guard as _, Holder, Missing, Until},
-    name::{Name, RequestId, Student},
+    name::{Name, Student},
 };
-
-/// How long the answer to a request id is kept, from the answer on.
-pub const REQUEST_IDS_KEPT: TimeDelta = TimeDelta::days(30);
 
 /// How often a commit starts again after a failed sync before it gives up.
 const ATTEMPTS: usize = 4;
@@ -34,7 +26,7 @@ const ATTEMPTS: usize = 4;
 #[derive(Debug)]
 #[must_use]
 pub struct LockedTrip<'s> {
-    store: &'s Store,
+    context: &'s Context,
     files: TripFiles,
     guard: FileGuard,
     /// `None`: the name never was a trip.
@@ -51,25 +43,6 @@ pub(super) enum Opened<'s> {
     Held(Option<Holder>),
     /// There is no lock file, and none was to be made.
     NoLock,
-}
-
-/// A request with the id under which a retry finds its answer.
-#[derive(Debug, Clone)]
-pub(super) struct Prepared {
-    pub(super) change: Change,
-    pub(super) id: RequestId,
-    /// By the caller: then it may have been answered before, and a refusal is recorded.
-    pub(super) given: bool,
-}
-
-impl Prepared {
-    pub(super) fn new(request: &Request) -> Result<Self> {
-        let (id, given) = match &request.id {
-            Some(id) => (id.clone(), true),
-            None => (RequestId::generate().map_err(|e| Error::io("get randomness from", "getrandom(2)", e))?, false),
-        };
-        Ok(Self { change: request.change.clone(), id, given })
-    }
 }
 
 /// Whether the lines of one append stand or fall together.
@@ -93,23 +66,41 @@ pub(super) struct Pending {
 }
 
 impl<'s> LockedTrip<'s> {
+    /// Takes the lock for that change: only [`Change::Add`] makes a trip's files.
+    pub(super) fn open_for(context: &'s Context, trip: &Name, change: &Change, until: Until) -> Result<Opened<'s>> {
+        let adds = matches!(change, Change::Add { .. });
+        let Some(dir) = (if adds { Some(context.make_trips()?) } else { context.trips()? }) else {
+            return Ok(Opened::NoLock);
+        };
+        let files = TripFiles::new(dir, trip.clone());
+        // A lock file that was removed by hand is made again, for a trip that is there.
+        let missing = if adds || files.dir.stat(&files.ledger)?.is_some() { Missing::Create } else { Missing::GiveUp };
+        if let (Some(announce), true) = (&context.announce, until != Until::Now) {
+            match Self::open(context, files.clone(), missing, Until::Now, false)? {
+                Opened::Held(holder) => announce(trip, holder.as_ref()),
+                opened => return Ok(opened),
+            }
+        }
+        Self::open(context, files, missing, until, false)
+    }
+
     /// Takes the lock and brings the trip into a state that can be trusted. `suspicious`: a sync failed, so look
     /// whether the note asks for healing.
     pub(super) fn open(
-        store: &'s Store,
+        context: &'s Context,
         files: TripFiles,
         missing: Missing,
         until: Until,
         mut suspicious: bool,
     ) -> Result<Opened<'s>> {
-        let mut guard = match store.lock_of(&files).acquire_file(&files.trip, missing, until)? {
+        let mut guard = match context.lock_of(&files).acquire_file(&files.trip, missing, until)? {
             Some(Acquire::Granted(guard)) => guard,
             Some(Acquire::Held(holder)) => return Ok(Opened::Held(holder)),
             None => return Ok(Opened::NoLock),
         };
         for _ in 0..ATTEMPTS {
             let Some(ledger) = Ledger::open(&files.dir, &files.ledger, &files.trip, Access::ReadWrite)? else {
-                let nothing = Self { store, files, guard, ledger: None, durable: 0, end: Mark::START };
+                let nothing = Self { context, files, guard, ledger: None, durable: 0, end: Mark::START };
                 return Ok(Opened::Granted(Box::new(nothing)));
             };
             let size = ledger.size()?;
@@ -125,7 +116,7 @@ impl<'s> LockedTrip<'s> {
                     }
                     let (end, durable) = (verified.end, state.durable);
                     guard.raise_fence(end.totals.fence)?;
-                    let ready = Self { store, files, guard, ledger: Some(ledger), durable, end };
+                    let ready = Self { context, files, guard, ledger: Some(ledger), durable, end };
                     return Ok(Opened::Granted(Box::new(ready)));
                 }
             }
@@ -177,7 +168,7 @@ impl<'s> LockedTrip<'s> {
     }
 
     pub(super) fn submit_all(self, requests: &[Prepared], together: Together) -> Result<Vec<Result<Answer>>> {
-        let (store, files) = (self.store, self.files.clone());
+        let (context, files) = (self.context, self.files.clone());
         let mut pending = self.append(requests, together, false)?;
         let mut touched = pending.appended;
         for _ in 0..ATTEMPTS {
@@ -193,11 +184,11 @@ impl<'s> LockedTrip<'s> {
                     e => e,
                 }
             };
-            if pending.make_durable(store).map_err(soften(touched))? == Synced::Durable {
-                return Ok(pending.finish(store));
+            if pending.make_durable(context).map_err(soften(touched))? == Synced::Durable {
+                return Ok(pending.finish(context));
             }
             let until = Until::At(std::time::Instant::now() + commit::PATIENCE);
-            match Self::open(store, files.clone(), Missing::Create, until, true).map_err(soften(touched))? {
+            match Self::open(context, files.clone(), Missing::Create, until, true).map_err(soften(touched))? {
                 Opened::Granted(again) => pending = again.append(requests, together, true).map_err(soften(touched))?,
                 Opened::Held(_) | Opened::NoLock => return Err(uncertain("the trip stayed locked".to_owned())),
             }
@@ -215,10 +206,17 @@ impl<'s> LockedTrip<'s> {
             Some(ledger) => Some(Lookup::open(&self.files, ledger, self.durable, self.end, requests.len())?),
             None => None,
         };
-        let mut draft = Draft::new(&self, lookup, together == Together::Batch);
+        let basis = Basis {
+            trip: &self.files.trip,
+            fence: self.guard.fence(),
+            end: self.end,
+            durable: self.durable,
+            now: self.context.now(),
+        };
+        let mut draft = Draft::new(basis, lookup, together == Together::Batch);
         let answers: Vec<_> = requests.iter().map(|request| draft.take(request, retry)).collect::<Result<_>>()?;
         let (bytes, totals) = draft.finish()?;
-        let Self { store, files, guard, ledger, durable, end } = self;
+        let Self { context, files, guard, ledger, durable, end } = self;
         if bytes.is_empty() {
             return Ok(Pending { answers, files, ledger, target: end, durable, appended: false });
         }
@@ -232,7 +230,7 @@ impl<'s> LockedTrip<'s> {
         if !unchanged || !guard.is_valid()? {
             return Err(Error::LockLost(files.trip));
         }
-        if store.defers_signals() {
+        if context.for_process {
             Deferred::begin();
         }
         let (ledger, durable) = match ledger {
@@ -243,7 +241,7 @@ impl<'s> LockedTrip<'s> {
             None => (heal::found(&files, &bytes, target.totals)?, target.offset),
         };
         let mut pending = Pending { answers, files, ledger: Some(ledger), target, durable, appended: true };
-        if store.commit_mode() == CommitMode::OneLock {
+        if context.mode == CommitMode::OneLock {
             // A failure shows again when the caller asks; by then the lock is free.
             let _ = pending.make_durable_alone();
         }
@@ -272,14 +270,6 @@ fn check_claims(files: &TripFiles, ledger: &Ledger, state: &State, size: u64) ->
     Ok(())
 }
 
-fn booked(lookup: &Lookup, totals: &Totals, student: &Student) -> Result<Option<u32>> {
-    let line = lookup.student(student)?;
-    Ok(line.and_then(|line| match line.event {
-        Event::Booked { seats, .. } if totals.added.is_some_and(|added| line.revision > added) => Some(seats),
-        _ => None,
-    }))
-}
-
 /// Appends, or leaves the ledger as it was.
 fn append_bytes(files: &TripFiles, ledger: &Ledger, at: u64, bytes: &[u8]) -> Result<()> {
     use std::os::unix::fs::FileExt as _;
@@ -290,163 +280,13 @@ fn append_bytes(files: &TripFiles, ledger: &Ledger, at: u64, bytes: &[u8]) -> Re
     }
 }
 
-/// Lines that are being decided, one after another, each in the light of those before.
-struct Draft<'d> {
-    lookup: Option<Lookup<'d>>,
-    trip: &'d Name,
-    totals: Totals,
-    fence: Fence,
-    durable: u64,
-    now: DateTime<Utc>,
-    /// `now` as the lines have it.
-    time: String,
-    in_batch: bool,
-    lines: u64,
-    bytes: Vec<u8>,
-    /// What the lines of this draft did to a student's booking.
-    booked: HashMap<Student, Option<u32>>,
-    answered: HashMap<RequestId, Answer>,
-    empty: bool,
-}
-
-impl<'d> Draft<'d> {
-    fn new(trip: &'d LockedTrip, lookup: Option<Lookup<'d>>, in_batch: bool) -> Self {
-        let now = trip.store.clock().now();
-        // Microseconds are what the ledger keeps, and a replayed answer must be the first one.
-        let now = chrono::SubsecRound::trunc_subsecs(now, 6);
-        Self {
-            lookup,
-            trip: &trip.files.trip,
-            totals: trip.end.totals,
-            fence: trip.guard.fence(),
-            durable: trip.durable,
-            now,
-            time: rfc3339(now),
-            in_batch,
-            lines: 0,
-            bytes: Vec::new(),
-            booked: HashMap::new(),
-            answered: HashMap::new(),
-            empty: trip.ledger.is_none(),
-        }
-    }
-
-    /// The outer error ends everything, the inner one is this request's.
-    fn take(&mut self, request: &Prepared, retry: bool) -> Result<Result<Answer>> {
-        if request.given || retry {
-            if let Some(answer) = self.answered_before(request, retry)? {
-                return Ok(Ok(answer));
-            }
-        }
-        if self.totals.added.is_none() && !matches!(request.change, Change::Add { .. }) {
-            return Ok(Err(Error::NoSuchTrip(self.trip.clone())));
-        }
-        let booked = match request.change.student() {
-            Some(student) => self.booked(student)?,
-            None => None,
-        };
-        let event = decide(&self.totals, &request.change, booked);
-        let refused = matches!(event, Event::Refused { .. });
-        if refused && !request.given {
-            return Ok(Ok(self.unrecorded(event, None)));
-        }
-        self.record(event, request).map(Ok)
-    }
-
-    fn answered_before(&self, request: &Prepared, retry: bool) -> Result<Option<Answer>> {
-        let answer = match self.answered.get(&request.id) {
-            Some(answer) => Some(Answer { replayed: true, ..answer.clone() }),
-            None => match &self.lookup {
-                Some(lookup) => lookup
-                    .request(&request.id)?
-                    .filter(|line| self.now - line.time <= REQUEST_IDS_KEPT)
-                    .map(|line| Answer::of_line(self.trip, line, !retry)),
-                None => None,
-            },
-        };
-        Ok(answer.map(|answer| {
-            if answer.event.answers(&request.change) {
-                return answer;
-            }
-            let change = request.change.clone();
-            let event = Event::Refused { change, refusal: Refusal::RequestIdReused };
-            self.unrecorded(event, Some(request.id.clone()))
-        }))
-    }
-
-    fn booked(&self, student: &Student) -> Result<Option<u32>> {
-        match (self.booked.get(student), &self.lookup) {
-            (Some(booked), _) => Ok(*booked),
-            (None, Some(lookup)) => booked(lookup, &self.totals, student),
-            (None, None) => Ok(None),
-        }
-    }
-
-    fn unrecorded(&self, event: Event, request_id: Option<RequestId>) -> Answer {
-        Answer {
-            trip: self.trip.clone(),
-            event,
-            revision: None,
-            fence: self.fence,
-            time: self.now,
-            seats_left: self.totals.seats_left,
-            request_id,
-            replayed: false,
-        }
-    }
-
-    fn record(&mut self, event: Event, request: &Prepared) -> Result<Answer> {
-        let line = self.write(event, Some(request.id.clone()), self.in_batch)?;
-        match &line.event {
-            Event::Booked { student, seats } => _ = self.booked.insert(student.clone(), Some(*seats)),
-            Event::Cancelled { student, .. } => _ = self.booked.insert(student.clone(), None),
-            // Whoever had booked the trip before has not booked this one; the look-up sees that from the revision.
-            Event::Added { .. } | Event::Removed => self.booked.clear(),
-            Event::Resized { .. } | Event::Refused { .. } | Event::Batch { .. } => {}
-        }
-        let answer = Answer::of_line(self.trip, line, false);
-        if request.given {
-            self.answered.insert(request.id.clone(), answer.clone());
-        }
-        Ok(answer)
-    }
-
-    fn write(&mut self, event: Event, request_id: Option<RequestId>, in_batch: bool) -> Result<Line> {
-        let broken = |why: &str| Error::io("decide", self.trip.as_str(), std::io::Error::other(why.to_owned()));
-        self.totals = self.totals.after(&event, self.fence).map_err(broken)?;
-        let head = (self.empty && self.bytes.is_empty()).then(|| Head { generation: 1, trip: self.trip.clone() });
-        let line = Line {
-            revision: self.totals.revision,
-            event,
-            in_batch,
-            request_id,
-            fence: self.fence,
-            time: self.now,
-            seats_left: self.totals.seats_left,
-            synced: self.durable,
-            head,
-        };
-        line.encode(&self.time, &mut self.bytes);
-        self.lines += 1;
-        Ok(line)
-    }
-
-    /// The bytes to append, and the sums after them.
-    fn finish(mut self) -> Result<(Vec<u8>, Totals)> {
-        if self.in_batch && self.lines > 0 {
-            self.write(Event::Batch { count: self.lines }, None, false)?;
-        }
-        Ok((self.bytes, self.totals))
-    }
-}
-
 impl Pending {
-    fn make_durable(&mut self, store: &Store) -> Result<Synced> {
+    fn make_durable(&mut self, context: &Context) -> Result<Synced> {
         let Some(ledger) = &self.ledger else { return Ok(Synced::Durable) };
         if self.durable >= self.target.offset {
             return Ok(Synced::Durable);
         }
-        if store.commit_mode() == CommitMode::OneLock {
+        if context.mode == CommitMode::OneLock {
             // An answer without a line: what it rests on was synced by whoever wrote it, or is not yet.
             return self.make_durable_alone();
         }
@@ -469,9 +309,9 @@ impl Pending {
         Ok(synced)
     }
 
-    fn finish(self, store: &Store) -> Vec<Result<Answer>> {
+    fn finish(self, context: &Context) -> Vec<Result<Answer>> {
         if let Some(ledger) = self.ledger {
-            store.remember_untidy(self.files, ledger, self.durable);
+            context.remember_untidy(self.files, ledger, self.durable);
         }
         self.answers
     }

@@ -2,6 +2,8 @@
 
 mod answer;
 mod commit;
+mod context;
+mod draft;
 mod files;
 mod group;
 mod heal;
@@ -17,5 +19,6 @@ mod store;
 
 pub use answer::{Answer, TripView};
 pub use commit::CommitMode;
-pub use locked::{LockedTrip, REQUEST_IDS_KEPT};
+pub use draft::REQUEST_IDS_KEPT;
+pub use locked::LockedTrip;
 pub use store::Store;

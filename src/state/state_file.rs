@@ -4,7 +4,7 @@
 //! never a mixture (written in place, 3 of 79,007 readers saw one). It is not synced: it never says more than the
 //! disk holds, so losing it costs a verification and nothing else.
 
-use std::{io::Write as _, path::Path};
+use std::{fs::File, os::unix::fs::FileExt as _, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -13,11 +13,12 @@ use crate::{
     booking::Totals,
     dir::Access,
     error::{Error, Result},
+    lock::is_sole_opener,
     name::Name,
 };
 
-/// Larger than any state file: its size does not grow with the trip.
-const LARGEST: usize = 1024;
+/// The size of a state file in bytes, padded with spaces: it never grows, so one inode can be used again for the next.
+const SIZE: usize = 512;
 
 /// What the state file says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,13 +45,13 @@ impl State {
     pub(super) fn read(files: &TripFiles) -> Result<Option<Self>> {
         let path = || files.dir.path_of(&files.state);
         let Some((file, _)) = files.dir.open(&files.state, Access::Read)? else { return Ok(None) };
-        let mut buffer = [0; LARGEST];
+        let mut buffer = [0; SIZE];
         let bytes = crate::lock::read_head(&file, &mut buffer).map_err(|e| Error::io("read", path(), e))?;
         Self::decode(bytes, &path(), &files.trip)
     }
 
     fn decode(bytes: &[u8], path: &Path, trip: &Name) -> Result<Option<Self>> {
-        let Some(bytes) = bytes.strip_suffix(b"\n") else { return Ok(None) };
+        let bytes = bytes.trim_ascii_end();
         refuse_newer(path, bytes)?;
         if !line::is_intact(bytes) {
             return Ok(None);
@@ -73,20 +74,30 @@ impl State {
         let mut bytes = serde_json::to_vec(&json).expect("a state is plain data");
         bytes.pop(); // the brace, which the checksum brings
         line::seal(&mut bytes, 0);
+        assert!(bytes.len() < SIZE, "a name of 128 bytes and eight numbers fit");
+        bytes.resize(SIZE - 1, b' ');
         bytes.push(b'\n');
         bytes
     }
 
     /// Makes this the state that everybody reads. The caller holds `NAME.sync`, which guards the fresh file's name.
     pub(super) fn publish(&self, files: &TripFiles) -> Result<()> {
-        // What the last exchange left under the fresh name is the state before: somebody may be reading it, so it is
-        // unlinked, never written to.
-        files.dir.unlink(&files.fresh_state)?;
-        let mut file = files.dir.create_fresh(&files.fresh_state)?;
-        file.write_all(&self.encode(&files.trip))
+        let file = match spare(files) {
+            Some(file) => file,
+            None => files.dir.create_fresh(&files.fresh_state)?,
+        };
+        file.write_all_at(&self.encode(&files.trip), 0)
             .map_err(|e| Error::io("write", files.dir.path_of(&files.fresh_state), e))?;
         files.dir.exchange_or_rename(&files.fresh_state, &files.state)
     }
+}
+
+/// What the last exchange left under the fresh name: the state before. It may be written over when nobody can be
+/// reading it any more, which halves the cost of a publication (no inode is freed, none is made).
+fn spare(files: &TripFiles) -> Option<File> {
+    let (file, stat) = files.dir.open(&files.fresh_state, Access::ReadWrite).ok().flatten()?;
+    // Another name may be somebody's backup.
+    (stat.size == SIZE as u64 && stat.links == 1 && is_sole_opener(&file)).then_some(file)
 }
 
 #[cfg(test)]
@@ -102,11 +113,12 @@ mod tests {
         let bytes = state.encode(&trip);
         let decode = |bytes: &[u8]| State::decode(bytes, Path::new("1.json"), &trip).unwrap();
         assert_eq!(decode(&bytes), Some(state));
-        for at in 0..bytes.len() {
+        let text = bytes.trim_ascii_end().len();
+        for at in 0..text {
+            assert_eq!(decode(&bytes[..at]), None, "cut at {at}");
             let mut bad = bytes.clone();
             bad[at] ^= 0x20;
             assert_eq!(decode(&bad), None, "byte {at}");
-            assert_eq!(decode(&bytes[..at]), None, "cut at {at}");
         }
         assert_eq!(decode(&[0; 300]), None);
     }

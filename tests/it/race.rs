@@ -166,7 +166,7 @@ fn the_matrix_shows_which_lock_holds_where() {
 
 #[test]
 fn the_table_is_aligned() {
-    let told = race("--matrix --delay 60-90").prints(0);
+    let told = race("--matrix --delay 300-400").prints(0);
     let table: Vec<&str> = told.lines().skip_while(|line| !line.starts_with("lock ")).take(7).collect();
     let column = table[0].find("as promised").unwrap();
     assert_eq!(table.len(), 7);
@@ -185,14 +185,14 @@ fn the_exit_code_says_whether_it_was_safe() {
         ("file", "threads", 0),
         ("file", "processes", 0),
     ] {
-        let quiet = race(&format!("--lock {lock} --in {place} --delay 60-120 -q")).prints(code);
+        let quiet = race(&format!("--lock {lock} --in {place} --delay 300-350 -q")).prints(code);
         assert_eq!(quiet, "", "-q says nothing");
     }
 }
 
 #[test]
 fn the_json_is_versioned_and_ordered() {
-    let told = race("--lock none --students 3 --seats 2 --delay 60-99 --seed 5 --json").json(1);
+    let told = race("--lock none --students 3 --seats 2 --delay 300-399 --seed 5 --json").json(1);
     let (head, row) = (|key: &str| told[key].clone(), &told["rows"][0]);
     assert_eq!(
         (head("format"), head("trip"), head("students"), head("seats")),
@@ -200,7 +200,7 @@ fn the_json_is_versioned_and_ordered() {
     );
     assert_eq!(
         (head("seed"), head("delay_ms"), head("wait_seconds")),
-        (json!(5), json!({"min": 60, "max": 99}), Value::Null)
+        (json!(5), json!({"min": 300, "max": 399}), Value::Null)
     );
     assert_eq!((head("ok"), &row["as_promised"], &row["promise"]), (json!(false), &json!(true), &json!("unsafe")));
 
@@ -311,7 +311,7 @@ fn bad_input_is_a_usage_error() {
 #[test]
 fn a_closed_stdout_is_a_normal_end() {
     for arguments in
-        ["--lock file --delay 50-60", "--lock file --delay 50-60 --json", "--matrix --delay 60-70", "--delay 60-70"]
+        ["--lock file --delay 50-60", "--lock file --delay 50-60 --json", "--matrix --delay 300-310", "--delay 300-310"]
     {
         let racing = race(arguments);
         let mut child = racing.command().spawn().unwrap();
