@@ -26,7 +26,12 @@ fn the_readmes_booking_sells_the_one_seat_once() {
     for line in script.lines().take(2) {
         assert!(readme.contains(&format!("    {line}\n")), "README.md lacks: {line}");
     }
-    let shell = Command::new("sh").args(["-c", script]).env("PATH", path).env("TRIPLOCK_STATE_DIR", directory.path()).output().unwrap();
+    let shell = Command::new("sh")
+        .args(["-c", script])
+        .env("PATH", path)
+        .env("TRIPLOCK_STATE_DIR", directory.path())
+        .output()
+        .unwrap();
     let (said, failed) = (String::from_utf8(shell.stdout).unwrap(), String::from_utf8(shell.stderr).unwrap());
     assert_eq!(said.matches("booked 1 seat for student").count(), 1, "{said}");
     assert_eq!(failed.matches("sold out: no seat left").count(), 1, "{failed}");
@@ -43,7 +48,14 @@ fn every_error_of_the_json_contract_has_its_row() {
 
 #[test]
 fn help_and_version_are_no_errors() {
-    for arguments in [&["--help"][..], &["--version"], &["trip", "--help"], &["trip", "add", "--help"], &["book", "-h"], &["race", "--help"]] {
+    for arguments in [
+        &["--help"][..],
+        &["--version"],
+        &["trip", "--help"],
+        &["trip", "add", "--help"],
+        &["book", "-h"],
+        &["race", "--help"],
+    ] {
         let said = triplock().args(arguments).output().unwrap();
         assert!(said.status.success() && said.stderr.is_empty() && !said.stdout.is_empty(), "{arguments:?}");
     }
