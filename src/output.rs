@@ -66,8 +66,9 @@ impl Output {
         text: impl FnOnce() -> D,
     ) -> io::Result<()> {
         if self.json {
-            serde_json::to_writer(&mut *to, &Versioned { format: crate::FORMAT, value })?;
-            to.write_all(b"\n")
+            let mut line = serde_json::to_vec(&Versioned { format: crate::FORMAT, value }).map_err(io::Error::other)?;
+            line.push(b'\n');
+            to.write_all(&line)
         } else if self.quiet {
             Ok(())
         } else {

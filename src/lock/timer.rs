@@ -110,8 +110,8 @@ fn unblock() -> io::Result<libc::sigset_t> {
 
 fn timespec(duration: Duration) -> libc::timespec {
     libc::timespec {
-        // A wait of more than 292 billion years is cut.
-        tv_sec: duration.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        // A wait of more than 68 years is cut to those, which every C library's time_t holds.
+        tv_sec: i32::try_from(duration.as_secs()).unwrap_or(i32::MAX).into(),
         tv_nsec: duration.subsec_nanos().into(),
     }
 }

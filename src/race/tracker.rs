@@ -56,7 +56,8 @@ impl Tracker {
     pub(super) fn seats_left(&self) -> Result<i64> {
         let path = self.dir.join(COUNT);
         let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
-        let count: Count = serde_json::from_slice(&bytes).map_err(|e| Error::io("understand", path, e))?;
+        let count: Count =
+            serde_json::from_slice(&bytes).map_err(|e| Error::io("understand", path, std::io::Error::other(e)))?;
         Ok(count.seats_left)
     }
 
@@ -74,7 +75,8 @@ impl Tracker {
     pub(super) fn bookings(&self) -> Result<Vec<BookingLine>> {
         let path = self.dir.join(BOOKINGS);
         let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
-        let parse = |line| serde_json::from_str(line).map_err(|e| Error::io("understand", &path, e));
+        let parse =
+            |line| serde_json::from_str(line).map_err(|e| Error::io("understand", &path, std::io::Error::other(e)));
         text.lines().map(parse).collect()
     }
 

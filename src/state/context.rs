@@ -9,7 +9,7 @@ use crate::{
     clock::{Clock, SystemClock},
     dir::{Dir, StateDir},
     error::Result,
-    lock::{FileLock, Holder, Identity},
+    lock::{FileLock, Holder, Identity, Until},
     name::Name,
 };
 
@@ -81,7 +81,7 @@ impl Context {
         let untidy = std::mem::take(&mut *self.untidy.lock().unwrap_or_else(PoisonError::into_inner));
         for (files, ledger, durable) in untidy {
             // An index that is not written is a slower look-up, not an error; the next one tries again.
-            let _ = index::checkpoint_if_due(&files, &ledger, durable);
+            let _ = index::checkpoint(&files, &ledger, durable, Until::Now);
         }
     }
 }

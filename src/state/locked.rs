@@ -6,7 +6,7 @@ use super::{
     context::Context,
     draft::{Basis, Draft, Prepared, booked},
     files::TripFiles,
-    heal,
+    heal, index,
     ledger::{Ledger, Mark, Tail},
     lookup::Lookup,
     state_file::State,
@@ -62,6 +62,8 @@ pub(super) struct Pending {
     ledger: Option<Ledger>,
     target: Mark,
     durable: u64,
+    /// Ledger bytes that the index knew.
+    covered: u64,
     appended: bool,
 }
 
@@ -213,12 +215,13 @@ impl<'s> LockedTrip<'s> {
             durable: self.durable,
             now: self.context.now(),
         };
+        let covered = lookup.as_ref().map_or(0, Lookup::covered);
         let mut draft = Draft::new(basis, lookup, together == Together::Batch, requests.len());
         let answers: Vec<_> = requests.iter().map(|request| draft.take(request, retry)).collect::<Result<_>>()?;
         let (bytes, totals) = draft.finish()?;
         let Self { context, files, guard, ledger, durable, end } = self;
         if bytes.is_empty() {
-            return Ok(Pending { answers, files, ledger, target: end, durable, appended: false });
+            return Ok(Pending { answers, files, ledger, target: end, durable, covered, appended: false });
         }
         let target = Mark { offset: end.offset + bytes.len() as u64, totals };
         // The compare of the compare-and-set: a lock file or a ledger that was replaced under us means that somebody
@@ -240,7 +243,7 @@ impl<'s> LockedTrip<'s> {
             }
             None => (heal::found(&files, &bytes, target.totals)?, target.offset),
         };
-        let mut pending = Pending { answers, files, ledger: Some(ledger), target, durable, appended: true };
+        let mut pending = Pending { answers, files, ledger: Some(ledger), target, durable, covered, appended: true };
         if context.mode == CommitMode::OneLock {
             // A failure shows again when the caller asks; by then the lock is free.
             let _ = pending.make_durable_alone();
@@ -311,7 +314,9 @@ impl Pending {
 
     fn finish(self, context: &Context) -> Vec<Result<Answer>> {
         if let Some(ledger) = self.ledger {
-            context.remember_untidy(self.files, ledger, self.durable);
+            if self.durable - self.covered.min(self.durable) >= index::CHECKPOINT_AT {
+                context.remember_untidy(self.files, ledger, self.durable);
+            }
         }
         self.answers
     }

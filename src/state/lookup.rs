@@ -1,6 +1,6 @@
 //! Finding the one line that matters: a student's booking, or the answer to a request id.
 //!
-//! The index knows the covered bytes; the tail behind them (at most some 64 KB when all is well) is read once and
+//! The index knows the covered bytes; the tail behind them (at most some 16 KB when all is well) is read once and
 //! searched. When the index cannot be written (a full disk), the uncovered lines are searched on disk: slow, and right.
 
 use std::collections::HashMap;
@@ -96,6 +96,11 @@ impl<'l> Lookup<'l> {
             from += len + 1;
         }
         Ok(())
+    }
+
+    /// Ledger bytes that the index knows.
+    pub(super) fn covered(&self) -> u64 {
+        self.covered
     }
 
     fn parse(&mut self) {

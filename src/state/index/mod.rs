@@ -3,7 +3,7 @@
 //! It makes validation as cheap with a million bookings as with ten, and it is only ever a copy: whoever doubts it
 //! throws it away and builds it anew from the ledger. The file is
 //!
-//! - two **headers** of one block each, JSON padded with spaces. The intact one with the higher sequence counts. It
+//! - two **headers** of half a block each, JSON padded with spaces. The intact one with the higher sequence counts. It
 //!   names the generation, how many ledger bytes are **covered**, and the runs;
 //! - **runs**, append-only: a run is a hash table of the lines of one stretch of the ledger, a block a bucket, sorted
 //!   by hash. A lookup reads one block of each run, newest first. Runs of similar size are merged into one at each
@@ -22,11 +22,7 @@ use std::{fs::File, os::unix::fs::FileExt};
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
-use super::{
-    files::TripFiles,
-    ledger::{Ledger, refuse_newer},
-    line,
-};
+use super::{files::TripFiles, ledger::refuse_newer, line};
 use crate::{
     dir::Access,
     error::{Error, Result},
@@ -35,14 +31,16 @@ use crate::{
 use run::Run;
 pub(super) use writer::{Fields, checkpoint};
 
-/// The size of a header and of a bucket, in bytes.
+/// The size of a bucket, and of the two headers together, in bytes.
 const BLOCK: usize = 4096;
+/// The size of a header, in bytes.
+const HEADER: usize = BLOCK / 2;
 
 /// Blocks before the first run.
-const HEADERS: u64 = 2;
+const HEADERS: u64 = 1;
 
 /// Uncovered ledger bytes from which a checkpoint is worth its sync.
-pub(super) const CHECKPOINT_AT: u64 = 64 * 1024;
+pub(super) const CHECKPOINT_AT: u64 = 16 * 1024;
 
 /// What is looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,8 +87,8 @@ impl Header {
         let mut bytes = serde_json::to_vec(self).expect("a header is plain data");
         bytes.pop(); // the brace, which the checksum brings
         line::seal(&mut bytes, 0);
-        assert!(bytes.len() < BLOCK, "log2(n) runs fit a block");
-        bytes.resize(BLOCK - 1, b' ');
+        assert!(bytes.len() < HEADER, "log2(n) runs fit");
+        bytes.resize(HEADER - 1, b' ');
         bytes.push(b'\n');
         bytes
     }
@@ -102,10 +100,10 @@ impl Header {
 
     /// The header that counts, if either is intact.
     fn read(file: &File, path: &std::path::Path) -> Result<Option<Self>> {
-        let mut blocks = [0; 2 * BLOCK];
-        let bytes = crate::lock::read_head(file, &mut blocks).map_err(|e| Error::io("read", path, e))?;
+        let mut headers = [0; BLOCK];
+        let bytes = crate::lock::read_head(file, &mut headers).map_err(|e| Error::io("read", path, e))?;
         let mut best: Option<Self> = None;
-        for block in bytes.chunks(BLOCK) {
+        for block in bytes.chunks(HEADER) {
             refuse_newer(path, block.trim_ascii_end())?;
             if let Some(header) = Self::decode(block) {
                 if best.as_ref().is_none_or(|best| best.sequence < header.sequence) {
@@ -124,22 +122,10 @@ pub(super) struct Index {
     header: Header,
 }
 
-/// A checkpoint if the uncovered bytes are worth one and nobody else is at it.
-pub(super) fn checkpoint_if_due(files: &TripFiles, ledger: &Ledger, durable: u64) -> Result<()> {
-    if durable < CHECKPOINT_AT {
-        return Ok(());
-    }
-    let covered = Index::open(files, ledger.generation())?.map_or(0, |index| index.covered());
-    if durable.saturating_sub(covered) < CHECKPOINT_AT {
-        return Ok(());
-    }
-    checkpoint(files, ledger, durable, Until::Now)
-}
-
 /// Voids an index with a damaged block, so that the next checkpoint builds it anew; unless somebody is at it.
 pub(super) fn distrust(files: &TripFiles) -> Result<()> {
     if let Taken::Held(held) = HeldFile::acquire(&files.dir, &files.index, Missing::GiveUp, Until::Now)? {
-        held.write(&[b' '; 2 * BLOCK]).map_err(|e| Error::io("void", files.dir.path_of(&files.index), e))?;
+        held.write(&[b' '; BLOCK]).map_err(|e| Error::io("void", files.dir.path_of(&files.index), e))?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use std::{
 use memchr::memmem::Finder;
 
 use super::{
-    BLOCK, HEADERS, Header, Key, Seed,
+    BLOCK, HEADER, HEADERS, Header, Key, Seed,
     run::{self, Entry, Run},
 };
 use crate::{
@@ -199,7 +199,7 @@ impl Writer<'_> {
         self.file.sync_data()?;
         self.header.sequence += 1;
         let slot = self.header.sequence % 2;
-        self.file.write_all_at(&self.header.encode(), slot * BLOCK as u64)?;
+        self.file.write_all_at(&self.header.encode(), slot * HEADER as u64)?;
         Ok(())
     }
 }
