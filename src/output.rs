@@ -22,7 +22,7 @@ pub(crate) struct Output {
     pub(crate) quiet: bool,
     /// Say who is waited for: asked for, or somebody is watching.
     pub(crate) announce_waits: bool,
-    pub(crate) color: bool,
+    pub(crate) color: Color,
 }
 
 /// An object of the JSON contract.
@@ -45,16 +45,20 @@ pub(crate) struct Failure<'a> {
 
 impl Output {
     pub(crate) fn new(global: &Global) -> Self {
-        let color = match global.color {
-            Color::Always => true,
-            Color::Never => false,
-            Color::Auto => io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
-        };
         Self {
             json: global.json,
             quiet: global.quiet,
             announce_waits: global.verbose || (!global.quiet && !global.json && io::stderr().is_terminal()),
-            color,
+            color: global.color,
+        }
+    }
+
+    /// Whether to colour what goes to stdout.
+    pub(crate) fn in_color(&self) -> bool {
+        match self.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
         }
     }
 

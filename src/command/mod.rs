@@ -6,11 +6,11 @@ mod trip;
 
 use std::{error::Error as _, io};
 
-use clap::{Parser as _, error::ContextKind};
+use clap::error::ContextKind;
 
 use crate::{
     booking::{Change, Request},
-    cli::{self, Cli, Command},
+    cli::{self, Cli, Color, Command},
     dir::{Environment, StateDir},
     error::{Error, Result},
     exit::ExitCode,
@@ -23,7 +23,7 @@ use crate::{
 /// Parses the command line, does what it says, and gives the exit code.
 #[doc(hidden)]
 pub fn main() -> ExitCode {
-    let Cli { global, command } = match Cli::try_parse() {
+    let Cli { global, command } = match Cli::from_arguments() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
@@ -123,7 +123,7 @@ fn usage(error: &clap::Error) -> ExitCode {
         }
     };
     let json = std::env::args_os().any(|argument| argument == "--json");
-    let output = Output { json, quiet: false, announce_waits: false, color: false };
+    let output = Output { json, quiet: false, announce_waits: false, color: Color::Never };
     let code = ExitCode::Usage;
     let message = format!("{what}; see `triplock --help`");
     output.failure(&Failure { error: "usage", message, exit_code: code.code(), details: serde_json::Map::new() });

@@ -33,7 +33,7 @@ pub(super) fn race(output: &Output, args: &cli::Race) -> anyhow::Result<ExitCode
         _ if args.matrix => {
             say(output, &format!("Every lock, in threads and in processes: {}\n", terms(&race)))?;
             let rows = race.matrix().map_err(edge)?;
-            say(output, &Table { rows: &rows, color: output.color })?;
+            say(output, &Table { rows: &rows, color: output.in_color() })?;
             let ok = all_as_promised(&rows);
             (rows, ok, format!("\n{}", matrix_ending(ok)))
         }
@@ -77,7 +77,7 @@ fn step(output: &Output, race: &Race, number: Option<u32>, lock: LockKind, place
     let title = number.map_or_else(String::new, |number| format!("Step {number}. "));
     say(output, &format!("{title}Lock: {lock}; students in {place}: {}\n", terms(race)))?;
     let report = race.run(lock, place).map_err(edge)?;
-    say(output, &Tale { report: &report, color: output.color })?;
+    say(output, &Tale { report: &report, color: output.in_color() })?;
     Ok(report)
 }
 

@@ -1,5 +1,7 @@
 //! The command line: what can be said, and nothing of what it does.
 
+mod plain;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{
@@ -23,6 +25,13 @@ pub(crate) struct Cli {
     pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Cli {
+    /// This process's command line.
+    pub(crate) fn from_arguments() -> Result<Self, clap::Error> {
+        plain::parse(std::env::args_os().skip(1)).map_or_else(Self::try_parse, Ok)
+    }
 }
 
 fn exit_codes() -> String {
@@ -126,6 +135,9 @@ pub(crate) struct Seats {
     pub(crate) seats: u32,
 }
 
+/// How long a change waits for a lock unless told otherwise, in seconds.
+const DEFAULT_WAIT: &str = "10";
+
 /// How a change is asked for.
 #[derive(Debug, Args)]
 pub(crate) struct Request {
@@ -133,7 +145,7 @@ pub(crate) struct Request {
     #[arg(short = 'n', long, conflicts_with = "wait")]
     pub(crate) nonblock: bool,
     /// Wait at most this long for the lock: seconds, or 90s 5m 1h 1d.
-    #[arg(short = 'w', long, value_name = "DURATION", default_value = "10", value_parser = duration)]
+    #[arg(short = 'w', long, value_name = "DURATION", default_value = DEFAULT_WAIT, value_parser = duration)]
     #[arg(allow_negative_numbers = true)]
     pub(crate) wait: Duration,
     /// Name this request: a retry with the same id returns the first answer, and never books twice.
