@@ -21,7 +21,7 @@ use crate::{
 /// How long the answer to a request id is kept, from the answer on.
 pub const REQUEST_IDS_KEPT: TimeDelta = TimeDelta::days(30);
 
-/// Bytes of most lines; a guess that saves moving a batch about while it grows.
+/// Bytes of most lines; a guess that saves moving them about while they grow.
 const TYPICAL_LINE: usize = 256;
 
 /// A request with the id under which a retry finds its answer.
@@ -99,7 +99,7 @@ impl<'d> Draft<'d> {
             time: rfc3339(now),
             in_batch,
             lines: 0,
-            bytes: Vec::with_capacity(requests * TYPICAL_LINE),
+            bytes: Vec::with_capacity(requests.min(1024) * TYPICAL_LINE),
             booked: HashMap::with_capacity(requests),
             answered: HashMap::new(),
             first: basis.end.offset == 0,
@@ -206,12 +206,26 @@ impl<'d> Draft<'d> {
         Ok(line)
     }
 
-    /// The bytes to append, and the sums after them.
-    pub(super) fn finish(mut self) -> Result<(Vec<u8>, Totals)> {
+    /// Ends a batch with its own line.
+    pub(super) fn close(&mut self) -> Result<()> {
         if self.in_batch && self.lines > 0 {
             self.write(Event::Batch { count: self.lines }, None, false)?;
         }
-        Ok((self.bytes, self.totals))
+        Ok(())
+    }
+
+    /// The lines that are not on their way yet.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(super) fn clear_bytes(&mut self) {
+        self.bytes.clear();
+    }
+
+    /// The sums after the last line.
+    pub(super) fn totals(&self) -> Totals {
+        self.totals
     }
 }
 

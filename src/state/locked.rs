@@ -2,6 +2,7 @@
 
 use super::{
     answer::Answer,
+    append::{self, Append},
     commit::{self, CommitMode, Synced},
     context::Context,
     draft::{Basis, Draft, Prepared, booked},
@@ -15,9 +16,12 @@ use crate::{
     booking::{Change, Request, Totals},
     dir::Access,
     error::{Error, Result},
-    lock::{Acquire, Deferred, Fence, FileGuard, Guard as _, Holder, Missing, Until},
+    lock::{Acquire, Fence, FileGuard, Guard as _, Holder, Missing, Until},
     name::{Name, Student},
 };
+
+/// Bytes of lines after which a batch goes to the ledger: what it holds in memory does not grow with it.
+const CHUNK: usize = 256 * 1024;
 
 /// How often a commit starts again after a failed sync before it gives up.
 const ATTEMPTS: usize = 4;
@@ -204,46 +208,52 @@ impl<'s> LockedTrip<'s> {
 
     /// Decides all requests and appends what is to be recorded; releases the lock, unless the mode is to sync under it.
     fn append(self, requests: &[Prepared], together: Together, retry: bool) -> Result<Pending> {
-        let lookup = match &self.ledger {
-            Some(ledger) => Some(Lookup::open(&self.files, ledger, self.durable, self.end, requests.len())?),
+        let Self { context, files, guard, ledger, durable, end } = self;
+        let lookup = match &ledger {
+            Some(ledger) => Some(Lookup::open(&files, ledger, durable, end, requests.len())?),
             None => None,
         };
-        let basis = Basis {
-            trip: &self.files.trip,
-            fence: self.guard.fence(),
-            end: self.end,
-            durable: self.durable,
-            now: self.context.now(),
-        };
         let covered = lookup.as_ref().map_or(0, Lookup::covered);
+        let basis = Basis { trip: &files.trip, fence: guard.fence(), end, durable, now: context.now() };
         let mut draft = Draft::new(basis, lookup, together == Together::Batch, requests.len());
-        let answers: Vec<_> = requests.iter().map(|request| draft.take(request, retry)).collect::<Result<_>>()?;
-        let (bytes, totals) = draft.finish()?;
-        let Self { context, files, guard, ledger, durable, end } = self;
-        if bytes.is_empty() {
-            return Ok(Pending { answers, files, ledger, target: end, durable, covered, appended: false });
-        }
-        let target = Mark { offset: end.offset + bytes.len() as u64, totals };
-        // The compare of the compare-and-set: a lock file or a ledger that was replaced under us means that somebody
-        // else may have committed since.
-        let unchanged = match &ledger {
-            Some(ledger) => files.ledger_is(ledger.id())? && ledger.size()? == end.offset,
-            None => files.dir.stat(&files.ledger)?.is_none(),
-        };
-        if !unchanged || !guard.is_valid()? {
-            return Err(Error::LockLost(files.trip));
-        }
-        if context.for_process {
-            Deferred::begin();
-        }
-        let (ledger, durable) = match ledger {
-            Some(ledger) => {
-                append_bytes(&files, &ledger, end.offset, &bytes)?;
-                (ledger, durable)
+        let mut answers = Vec::with_capacity(requests.len());
+        let (target, founded) = if let Some(ledger) = &ledger {
+            let mut append = Append::new(&files, &guard, ledger, end.offset, context.for_process);
+            let mut decide = || {
+                for request in requests {
+                    answers.push(draft.take(request, retry)?);
+                    if draft.bytes().len() >= CHUNK {
+                        append.write(draft.bytes())?;
+                        draft.clear_bytes();
+                    }
+                }
+                draft.close()?;
+                append.write(draft.bytes())
+            };
+            if let Err(e) = decide() {
+                return Err(append.undo(e));
             }
-            None => (heal::found(&files, &bytes, target.totals)?, target.offset),
+            (Mark { offset: append.end(), totals: draft.totals() }, None)
+        } else {
+            for request in requests {
+                answers.push(draft.take(request, retry)?);
+            }
+            draft.close()?;
+            let target = Mark { offset: draft.bytes().len() as u64, totals: draft.totals() };
+            if draft.bytes().is_empty() {
+                (target, None)
+            } else {
+                append::check_unchanged(&files, &guard, None)?;
+                (target, Some(heal::found(&files, draft.bytes(), target.totals)?))
+            }
         };
-        let mut pending = Pending { answers, files, ledger: Some(ledger), target, durable, covered, appended: true };
+        drop(draft);
+        let (ledger, durable) = match founded {
+            Some(founded) => (Some(founded), target.offset),
+            None => (ledger, durable),
+        };
+        let appended = target.offset > end.offset;
+        let mut pending = Pending { answers, files, ledger, target, durable, covered, appended };
         if context.mode == CommitMode::OneLock {
             // A failure shows again when the caller asks; by then the lock is free.
             let _ = pending.make_durable_alone();
@@ -271,16 +281,6 @@ fn check_claims(files: &TripFiles, ledger: &Ledger, state: &State, size: u64) ->
         return Err(ledger.corrupt(state.durable - 1, "no line ends here, and one did when it was synced"));
     }
     Ok(())
-}
-
-/// Appends, or leaves the ledger as it was.
-fn append_bytes(files: &TripFiles, ledger: &Ledger, at: u64, bytes: &[u8]) -> Result<()> {
-    use std::os::unix::fs::FileExt as _;
-    let Err(e) = ledger.file().write_all_at(bytes, at) else { return Ok(()) };
-    match ledger.file().set_len(at) {
-        Ok(()) => Err(Error::io("append to", files.dir.path_of(&files.ledger), e)),
-        Err(cut) => Err(Error::Uncertain { request_id: None, why: format!("{e}, and then {cut}") }),
-    }
 }
 
 impl Pending {

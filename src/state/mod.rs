@@ -1,6 +1,7 @@
 //! Trips on disk: ledger, state file, index, and the protocol that changes them.
 
 mod answer;
+mod append;
 mod commit;
 mod context;
 mod draft;
