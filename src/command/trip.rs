@@ -99,7 +99,9 @@ pub(super) struct Sentence<'a>(pub(super) &'a Answer);
 impl fmt::Display for Sentence<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Answer { trip, seats_left, .. } = self.0;
-        write!(f, "trip {trip}: ")?;
+        f.write_str("trip ")?;
+        f.write_str(trip.as_str())?;
+        f.write_str(": ")?;
         match &self.0.event {
             Event::Added { seats } => write!(f, "added with {}", Seats(*seats)),
             Event::Booked { student, seats } => {

@@ -13,9 +13,6 @@ use crate::{
 /// How much is read at once.
 const CHUNK: usize = 256 * 1024;
 
-/// No line of ours is longer: three names of 128 bytes and a dozen short fields.
-pub(super) const LONGEST_LINE: usize = 1024;
-
 /// An open ledger.
 #[derive(Debug)]
 pub(super) struct Ledger {
@@ -61,7 +58,7 @@ impl Ledger {
     pub(super) fn open(dir: &Dir, file_name: &str, trip: &Name, access: Access) -> Result<Option<Self>> {
         let Some((file, stat)) = dir.open(file_name, access)? else { return Ok(None) };
         let mut ledger = Self { file, id: stat.id, path: dir.path_of(file_name), generation: 0 };
-        let mut buffer = [0; LONGEST_LINE];
+        let mut buffer = [0; line::LONGEST];
         let mut filled = 0;
         while filled < buffer.len() {
             match ledger.read_at(&mut buffer[filled..], filled as u64)? {
@@ -131,7 +128,7 @@ impl Ledger {
 
     /// The line that begins at `offset`, which is below `durable`: an index names it.
     pub(super) fn line_at(&self, offset: u64) -> Result<Line> {
-        let bytes = self.read_range(offset, offset + LONGEST_LINE as u64)?;
+        let bytes = self.read_range(offset, offset + line::LONGEST as u64)?;
         let end = memchr::memchr(b'\n', &bytes).unwrap_or(bytes.len());
         Line::decode(&bytes[..end]).map_err(|why| self.corrupt(offset, why))
     }
@@ -169,7 +166,7 @@ impl Ledger {
             }
             held.drain(..from);
             held_at += from as u64;
-            if held.len() > LONGEST_LINE {
+            if held.len() > line::LONGEST {
                 // Not ours (a torn tail of NULs has no newline): hand it on in pieces rather than hold it all.
                 if each(held_at, &held, false)?.is_break() {
                     return Ok(());
