@@ -2,14 +2,14 @@
 //!
 //! The leader takes the trip's lock, then takes along every request that came in meanwhile, appends all of them with
 //! one write, syncs once, and hands out the answers. Requests that come while it is at work wait for the next leader,
-//! which is the first of them. So a process with many threads asks for the file lock once per group, not once per
+//! which is the first of them; it waits a moment for the threads that were answered just before. So a process with many threads asks for the file lock once per group, not once per
 //! thread, and each sync pays for all.
 
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, Thread},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -24,6 +24,9 @@ use crate::{
     name::Name,
 };
 
+/// How long a leader waits for the others at most: less than the sync that it saves them.
+const GATHERING: Duration = Duration::from_micros(100);
+
 /// One trip's requests from this process.
 #[derive(Debug, Default)]
 pub(super) struct Group {
@@ -35,6 +38,8 @@ struct Inner {
     /// Requests that nobody has taken along yet; the leader's own is among them.
     waiting: VecDeque<Arc<Slot>>,
     led: bool,
+    /// How many threads were at it when the last group was answered.
+    busy: usize,
 }
 
 /// One thread's request.
@@ -114,7 +119,7 @@ impl Group {
     fn park(&self, slot: &Arc<Slot>, until: Until) -> bool {
         let left = match until {
             Until::Never => None,
-            Until::Now => Some(std::time::Duration::ZERO),
+            Until::Now => Some(Duration::ZERO),
             Until::At(deadline) => Some(deadline.saturating_duration_since(Instant::now())),
         };
         match left {
@@ -132,7 +137,22 @@ impl Group {
         true
     }
 
+    /// Waits a moment for the threads that were answered just now: they are about to ask again, and a group that left
+    /// without them would be followed by one of just them. Costs nothing when nobody else was there.
+    fn gather(&self) {
+        let deadline = Instant::now() + GATHERING;
+        loop {
+            let inner = self.inner();
+            if inner.waiting.len() >= inner.busy || Instant::now() >= deadline {
+                return;
+            }
+            drop(inner);
+            thread::yield_now();
+        }
+    }
+
     fn lead(&self, context: &Context, trip: &Name, own: &Arc<Slot>, until: Until) {
+        self.gather();
         let mut lead = Lead { group: self, own, taken: Vec::new() };
         let locked = match LockedTrip::open_for(context, trip, &own.request.change, until) {
             Ok(Opened::Granted(locked)) => locked,
@@ -183,6 +203,10 @@ impl Lead<'_> {
     }
 
     fn answer(mut self, mut answer: impl FnMut(&Slot) -> Result<Acquire<Answer>>) {
+        {
+            let mut inner = self.group.inner();
+            inner.busy = inner.waiting.len() + self.taken.len();
+        }
         for slot in std::mem::take(&mut self.taken) {
             let answer = answer(&slot);
             slot.set(Progress::Done(answer));

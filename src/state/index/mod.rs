@@ -3,11 +3,11 @@
 //! It makes validation as cheap with a million bookings as with ten, and it is only ever a copy: whoever doubts it
 //! throws it away and builds it anew from the ledger. The file is
 //!
-//! - two **headers** of half a block each, JSON padded with spaces. The intact one with the higher sequence counts. It
+//! - two **headers** of one block each, JSON padded with spaces. The intact one with the higher sequence counts. It
 //!   names the generation, how many ledger bytes are **covered**, and the runs;
 //! - **runs**, append-only: a run is a hash table of the lines of one stretch of the ledger, a block a bucket, sorted
 //!   by hash. A lookup reads one block of each run, newest first. Runs of similar size are merged into one at each
-//!   checkpoint, so n lines have about log2(n) runs.
+//!   checkpoint, and small ones always, so a million lines have some ten.
 //!
 //! **Checkpoint** (in [`writer`]), under the flock of the file itself: append the new run, `fdatasync`, and only then
 //! write the header, over the older of the two. So a header on disk means runs on disk, also after a power cut (a
@@ -31,13 +31,11 @@ use crate::{
 use run::Run;
 pub(super) use writer::{Fields, checkpoint};
 
-/// The size of a bucket, and of the two headers together, in bytes.
-const BLOCK: usize = 4096;
-/// The size of a header, in bytes.
-const HEADER: usize = BLOCK / 2;
+/// The size of a header and of a bucket, in bytes: half a page, since a lookup sums up one of each run.
+const BLOCK: usize = 2048;
 
 /// Blocks before the first run.
-const HEADERS: u64 = 1;
+const HEADERS: u64 = 2;
 
 /// Uncovered ledger bytes from which a checkpoint is worth its sync.
 pub(super) const CHECKPOINT_AT: u64 = 16 * 1024;
@@ -87,8 +85,8 @@ impl Header {
         let mut bytes = serde_json::to_vec(self).expect("a header is plain data");
         bytes.pop(); // the brace, which the checksum brings
         line::seal(&mut bytes, 0);
-        assert!(bytes.len() < HEADER, "log2(n) runs fit");
-        bytes.resize(HEADER - 1, b' ');
+        assert!(bytes.len() < BLOCK, "log2(n) runs fit");
+        bytes.resize(BLOCK - 1, b' ');
         bytes.push(b'\n');
         bytes
     }
@@ -100,10 +98,10 @@ impl Header {
 
     /// The header that counts, if either is intact.
     fn read(file: &File, path: &std::path::Path) -> Result<Option<Self>> {
-        let mut headers = [0; BLOCK];
+        let mut headers = [0; 2 * BLOCK];
         let bytes = crate::lock::read_head(file, &mut headers).map_err(|e| Error::io("read", path, e))?;
         let mut best: Option<Self> = None;
-        for block in bytes.chunks(HEADER) {
+        for block in bytes.chunks(BLOCK) {
             refuse_newer(path, block.trim_ascii_end())?;
             if let Some(header) = Self::decode(block) {
                 if best.as_ref().is_none_or(|best| best.sequence < header.sequence) {
@@ -125,7 +123,7 @@ pub(super) struct Index {
 /// Voids an index with a damaged block, so that the next checkpoint builds it anew; unless somebody is at it.
 pub(super) fn distrust(files: &TripFiles) -> Result<()> {
     if let Taken::Held(held) = HeldFile::acquire(&files.dir, &files.index, Missing::GiveUp, Until::Now)? {
-        held.write(&[b' '; BLOCK]).map_err(|e| Error::io("void", files.dir.path_of(&files.index), e))?;
+        held.write(&[b' '; 2 * BLOCK]).map_err(|e| Error::io("void", files.dir.path_of(&files.index), e))?;
     }
     Ok(())
 }

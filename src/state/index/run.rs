@@ -11,9 +11,9 @@ const BLOCK_HEAD: usize = 8;
 const ENTRY: usize = 16;
 /// Entries that fit a block.
 const CAPACITY: usize = (BLOCK - BLOCK_HEAD) / ENTRY;
-/// Entries that a block has on average: a bucket that overflows at this filling is a one in 10^8 event, and then the
-/// run is made with more buckets.
-const FILLING: u64 = 170;
+/// Entries that a block has on average: at this filling one bucket in a million overflows, and then the run is made
+/// with more of them.
+const FILLING: u64 = 76;
 
 /// A key's hash and the offset of the ledger line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

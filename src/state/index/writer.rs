@@ -11,7 +11,7 @@ use std::{
 use memchr::memmem::Finder;
 
 use super::{
-    BLOCK, HEADER, HEADERS, Header, Key, Seed,
+    BLOCK, HEADERS, Header, Key, Seed,
     run::{self, Entry, Run},
 };
 use crate::{
@@ -27,6 +27,9 @@ use crate::{
 
 /// Entries that are sorted in memory at once (4 MiB); more of them make more runs, which are merged on disk.
 const SLICE: usize = 256 * 1024;
+
+/// Entries up to which a run is merged with every next one: each run costs every lookup a read.
+const SMALL: u64 = 1024;
 
 /// A file with more than this many times its live blocks is written anew.
 const SLACK: u64 = 4;
@@ -60,7 +63,7 @@ pub(in crate::state) fn checkpoint(files: &TripFiles, ledger: &Ledger, durable: 
 /// Adds to the file; or copies what lives in it to a new one, when most of it is runs that were merged away.
 fn grow(files: &TripFiles, file: &File, ledger: &Ledger, header: Header, durable: u64) -> Result<(), Failure> {
     let live: u64 = header.runs.iter().map(|run| run.blocks).sum();
-    if header.blocks <= SLACK * live + 256 {
+    if header.blocks <= SLACK * live + 1024 {
         let mut writer = Writer { file, ledger, header };
         writer.extend(durable)?;
         return writer.finish();
@@ -150,12 +153,12 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Appends a run of these entries, merged with the last runs as long as those are not much larger.
+    /// Appends a run of these entries, merged with the last runs as long as those are small or not much larger.
     fn add_run(&mut self, mut entries: Vec<Entry>) -> Result<(), Failure> {
         entries.sort_unstable();
         let mut count = entries.len() as u64;
         let mut kept = self.header.runs.len();
-        while kept > 0 && self.header.runs[kept - 1].entries <= 2 * count {
+        while kept > 0 && self.header.runs[kept - 1].entries <= SMALL.max(2 * count) {
             kept -= 1;
             count += self.header.runs[kept].entries;
         }
@@ -199,7 +202,7 @@ impl Writer<'_> {
         self.file.sync_data()?;
         self.header.sequence += 1;
         let slot = self.header.sequence % 2;
-        self.file.write_all_at(&self.header.encode(), slot * HEADER as u64)?;
+        self.file.write_all_at(&self.header.encode(), slot * BLOCK as u64)?;
         Ok(())
     }
 }
