@@ -1,7 +1,7 @@
 //! File locks: flock(2) on `NAME.lock`. They keep out every process of the machine, and are lost with the last open
 //! descriptor: when the holder is killed, its lock is free the moment the kernel has closed its files.
 
-use std::sync::Arc;
+use std::{fs::File, sync::Arc};
 
 use super::{
     Acquire, Fence, Guard, Holder, Identity, Lock, LossMode, Wait,
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    dir::{Dir, StateDir},
+    dir::{Dir, FileId, StateDir},
     error::{Error, Result},
     name::Name,
 };
@@ -39,9 +39,10 @@ impl FileLock {
         name: &Name,
         missing: Missing,
         until: super::Until,
+        kept: Option<(File, FileId)>,
     ) -> Result<Option<Acquire<FileGuard>>> {
         let file_name = format!("{name}.lock");
-        let held = match HeldFile::acquire(&self.dir, &file_name, missing, until)? {
+        let held = match HeldFile::acquire(&self.dir, &file_name, missing, until, kept)? {
             Taken::Held(held) => held,
             Taken::Missing => return Ok(None),
             Taken::Reentrant => return Err(Error::Reentrant(name.clone())),
@@ -73,7 +74,7 @@ impl Lock for FileLock {
     type Guard = FileGuard;
 
     fn acquire(&self, name: &Name, wait: Wait) -> Result<Acquire<FileGuard>> {
-        let acquired = self.acquire_file(name, Missing::Create, wait.until())?;
+        let acquired = self.acquire_file(name, Missing::Create, wait.until(), None)?;
         Ok(acquired.expect("a missing lock file is created"))
     }
 
@@ -111,6 +112,11 @@ impl FileGuard {
         let holder = Holder::new(&self.lock.identity, self.lock.clock.now(), self.fence);
         let path = || self.lock.dir.path_of(&self.file_name);
         self.held.write(&holder.encode()).map_err(|e| Error::io("write", path(), e))
+    }
+
+    /// Releases the lock and gives its file back: see [`HeldFile::release`].
+    pub(crate) fn release(self) -> Option<(File, FileId)> {
+        self.held.release()
     }
 
     /// Returns when the fence would survive a power cut.

@@ -33,7 +33,8 @@ pub(crate) enum Taken {
 /// The lock is released on drop, explicitly: a child that inherited the descriptor does not keep it.
 #[derive(Debug)]
 pub(crate) struct HeldFile {
-    file: File,
+    /// `None` once it is released.
+    file: Option<File>,
     id: FileId,
     _entry: reentry::Entry,
     /// Not `Send`: the entry names the thread.
@@ -41,26 +42,36 @@ pub(crate) struct HeldFile {
 }
 
 impl HeldFile {
-    pub(crate) fn acquire(dir: &Dir, name: &str, missing: Missing, until: Until) -> Result<Taken> {
+    /// `kept`: the file of an earlier acquisition, given back by [`HeldFile::release`]; nobody else has it.
+    pub(crate) fn acquire(
+        dir: &Dir,
+        name: &str,
+        missing: Missing,
+        until: Until,
+        mut kept: Option<(File, FileId)>,
+    ) -> Result<Taken> {
         let failed = |e| Error::io("lock", dir.path_of(name), e);
         loop {
-            let (file, stat) = match (dir.open(name, Access::ReadWrite)?, missing) {
-                (Some(found), _) => found,
-                (None, Missing::GiveUp) => return Ok(Taken::Missing),
-                (None, Missing::Create) => dir.open_or_create(name)?,
+            let (file, id) = match kept.take() {
+                Some(kept) => kept,
+                None => match (dir.open(name, Access::ReadWrite)?, missing) {
+                    (Some((file, stat)), _) => (file, stat.id),
+                    (None, Missing::GiveUp) => return Ok(Taken::Missing),
+                    (None, Missing::Create) => dir.open_or_create(name).map(|(file, stat)| (file, stat.id))?,
+                },
             };
             if !flock::try_exclusive(&file).map_err(failed)? {
                 if until == Until::Now {
                     return Ok(Taken::Busy(file));
                 }
-                if reentry::is_ours(stat.id) {
+                if reentry::is_ours(id) {
                     return Ok(Taken::Reentrant);
                 }
                 if !flock::exclusive(&file, until).map_err(failed)? {
                     return Ok(Taken::Busy(file));
                 }
             }
-            let held = Self { file, id: stat.id, _entry: reentry::Entry::new(stat.id), _thread: PhantomData };
+            let held = Self { file: Some(file), id, _entry: reentry::Entry::new(id), _thread: PhantomData };
             if held.is_the_paths(dir, name)? {
                 return Ok(Taken::Held(held));
             }
@@ -73,28 +84,38 @@ impl HeldFile {
     }
 
     pub(crate) fn file(&self) -> &File {
-        &self.file
+        self.file.as_ref().expect("it is there until it is released")
+    }
+
+    /// Releases the lock and gives the file back, for the next acquisition. (Two holders must never share one: the
+    /// kernel would take them for the same.)
+    pub(crate) fn release(mut self) -> Option<(File, FileId)> {
+        let file = self.file.take()?;
+        flock::unlock(&file).ok()?;
+        Some((file, self.id))
     }
 
     /// The first `buffer.len()` bytes, or as many as there are.
     pub(crate) fn read<'b>(&self, buffer: &'b mut [u8]) -> std::io::Result<&'b [u8]> {
-        read_head(&self.file, buffer)
+        read_head(self.file(), buffer)
     }
 
     /// Overwrites in place, from the first byte.
     pub(crate) fn write(&self, bytes: &[u8]) -> std::io::Result<()> {
-        self.file.write_all_at(bytes, 0)
+        self.file().write_all_at(bytes, 0)
     }
 
     pub(crate) fn sync(&self) -> std::io::Result<()> {
-        self.file.sync_data()
+        self.file().sync_data()
     }
 }
 
 impl Drop for HeldFile {
     fn drop(&mut self) {
-        // Nothing to be done about an error: closing the descriptor releases it too.
-        let _ = flock::unlock(&self.file);
+        if let Some(file) = &self.file {
+            // Nothing to be done about an error: closing the descriptor releases it too.
+            let _ = flock::unlock(file);
+        }
     }
 }
 

@@ -32,6 +32,7 @@
 //! failure there condemns.
 
 use std::{
+    fs::File,
     io,
     time::{Duration, Instant},
 };
@@ -43,6 +44,7 @@ use super::{
     state_file::State,
 };
 use crate::{
+    dir::FileId,
     error::{Error, Result},
     lock::{HeldFile, Missing, Taken, Until},
 };
@@ -72,8 +74,9 @@ pub(super) enum Synced {
 ///
 /// # Errors
 /// `Io` (timed out, or interrupted) when it cannot be had.
-pub(super) fn lock_sync(files: &TripFiles) -> Result<HeldFile> {
-    match HeldFile::acquire(&files.dir, &files.sync, Missing::Create, Until::At(Instant::now() + PATIENCE))? {
+pub(super) fn lock_sync(files: &TripFiles, kept: Option<(File, FileId)>) -> Result<HeldFile> {
+    let until = Until::At(Instant::now() + PATIENCE);
+    match HeldFile::acquire(&files.dir, &files.sync, Missing::Create, until, kept)? {
         Taken::Held(held) => Ok(held),
         Taken::Reentrant => Err(Error::Reentrant(files.trip.clone())),
         Taken::Busy(_) | Taken::Missing => {
@@ -83,8 +86,20 @@ pub(super) fn lock_sync(files: &TripFiles) -> Result<HeldFile> {
 }
 
 /// Steps 4 to 9. `target`: what must be durable, and the sums there.
-pub(super) fn make_durable(files: &TripFiles, ledger: &Ledger, target: Mark) -> Result<Synced> {
-    let sync = lock_sync(files)?;
+/// `kept`: the lock's file between two commits.
+pub(super) fn make_durable(
+    files: &TripFiles,
+    ledger: &Ledger,
+    target: Mark,
+    kept: &mut Option<(File, FileId)>,
+) -> Result<Synced> {
+    let sync = lock_sync(files, kept.take())?;
+    let synced = sync_for_all(files, ledger, target, &sync)?;
+    *kept = sync.release();
+    Ok(synced)
+}
+
+fn sync_for_all(files: &TripFiles, ledger: &Ledger, target: Mark, sync: &HeldFile) -> Result<Synced> {
     let generation = ledger.generation();
     let state = State::read(files)?.filter(|state| state.generation == generation);
     let Some(state) = state else { return Ok(Synced::StartAgain) };
@@ -94,13 +109,13 @@ pub(super) fn make_durable(files: &TripFiles, ledger: &Ledger, target: Mark) -> 
     if !files.ledger_is(ledger.id())? {
         return Ok(Synced::StartAgain);
     }
-    let condemn = || Note::condemn(generation).write(files, &sync);
-    if Note::read(files, &sync, generation)?.is_some_and(|note| note.condemns(generation, state.durable)) {
+    let condemn = || Note::condemn(generation).write(files, sync);
+    if Note::read(files, sync, generation)?.is_some_and(|note| note.condemns(generation, state.durable)) {
         condemn()?;
         return Ok(Synced::StartAgain);
     }
     let end = ledger.verify(target, ledger.size()?)?.end;
-    Note::begin(generation, end.offset).write(files, &sync)?;
+    Note::begin(generation, end.offset).write(files, sync)?;
     if ledger.file().sync_data().is_err() {
         condemn()?;
         return Ok(Synced::StartAgain);
@@ -108,7 +123,7 @@ pub(super) fn make_durable(files: &TripFiles, ledger: &Ledger, target: Mark) -> 
     match (State { generation, durable: end.offset, totals: end.totals }).publish(files) {
         Ok(()) => Ok(Synced::Durable),
         Err(e) if wants_space(&e) => {
-            Note::begin(generation, state.durable).write(files, &sync)?;
+            Note::begin(generation, state.durable).write(files, sync)?;
             Err(e)
         }
         Err(_) => {
@@ -120,7 +135,7 @@ pub(super) fn make_durable(files: &TripFiles, ledger: &Ledger, target: Mark) -> 
 
 /// The first protocol's way, under `NAME.lock`: the note is written only to condemn.
 pub(super) fn make_durable_alone(files: &TripFiles, ledger: &Ledger, end: Mark) -> Result<Synced> {
-    let sync = lock_sync(files)?;
+    let sync = lock_sync(files, None)?;
     let generation = ledger.generation();
     if Note::read(files, &sync, generation)?.is_some_and(|note| note.condemned && note.generation == generation) {
         return Ok(Synced::StartAgain);

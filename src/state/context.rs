@@ -1,10 +1,13 @@
 //! What every operation of one store needs: where its trips are, who asks, what time it is, and how it commits.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
 
 use chrono::{DateTime, Utc};
 
-use super::{commit::CommitMode, files::TripFiles, index, ledger::Ledger};
+use super::{commit::CommitMode, files::TripFiles, index, kept::Kept, ledger::Ledger};
 use crate::{
     clock::{Clock, SystemClock},
     dir::{Dir, StateDir},
@@ -28,6 +31,7 @@ pub(super) struct Context {
     pub(super) for_process: bool,
     /// Trips whose index may want a checkpoint: work that no answer waits for.
     untidy: Mutex<Vec<(TripFiles, Ledger, u64)>>,
+    kept: Mutex<HashMap<Name, Kept>>,
 }
 
 impl std::fmt::Debug for Context {
@@ -47,6 +51,7 @@ impl Context {
             announce: None,
             for_process: false,
             untidy: Mutex::default(),
+            kept: Mutex::default(),
         }
     }
 
@@ -70,6 +75,18 @@ impl Context {
 
     pub(super) fn now(&self) -> DateTime<Utc> {
         self.clock.now()
+    }
+
+    /// The files that the last commit of the trip left open, for this one alone.
+    pub(super) fn take_kept(&self, trip: &Name) -> Kept {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(trip).filter(Kept::is_ours).unwrap_or_default()
+    }
+
+    /// Leaves files open for the next commit. Of two commits at once the last one's are kept.
+    pub(super) fn keep(&self, trip: &Name, kept: Kept) {
+        if !self.for_process {
+            self.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(trip.clone(), kept);
+        }
     }
 
     pub(super) fn remember_untidy(&self, files: TripFiles, ledger: Ledger, durable: u64) {

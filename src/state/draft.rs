@@ -6,6 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
     answer::Answer,
+    index::Index,
     ledger::Mark,
     line::{Head, Line},
     lookup::Lookup,
@@ -226,6 +227,10 @@ impl<'d> Draft<'d> {
     /// The sums after the last line.
     pub(super) fn totals(&self) -> Totals {
         self.totals
+    }
+
+    pub(super) fn into_index(self) -> Option<Index> {
+        self.lookup.and_then(Lookup::into_index)
     }
 }
 

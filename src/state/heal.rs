@@ -32,7 +32,7 @@ use crate::{
 
 /// Copies the ledger unless somebody has healed it meanwhile. The caller holds `NAME.lock`.
 pub(super) fn heal(files: &TripFiles, ledger: &Ledger, torn: bool) -> Result<()> {
-    let sync = lock_sync(files)?;
+    let sync = lock_sync(files, None)?;
     let generation = ledger.generation();
     let state = State::read(files)?.filter(|state| state.generation == generation);
     if let Some(state) = &state {
@@ -99,7 +99,7 @@ fn next_generation(first: &[u8]) -> Option<Vec<u8>> {
 /// Makes the first ledger of a trip, from its first lines, and its state. Durable under its name when this returns. The caller holds
 /// `NAME.lock`.
 pub(super) fn found(files: &TripFiles, lines: &[u8], totals: Totals) -> Result<Ledger> {
-    let sync = lock_sync(files)?;
+    let sync = lock_sync(files, None)?;
     // The note gets its block now: no later one can fail for want of space.
     Note::begin(1, 0).write(files, &sync)?;
     let fresh = files.dir.create_fresh(&files.fresh_ledger)?;

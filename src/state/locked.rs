@@ -8,6 +8,7 @@ use super::{
     draft::{Basis, Draft, Prepared, booked},
     files::TripFiles,
     heal, index,
+    kept::Kept,
     ledger::{Ledger, Mark, Tail},
     lookup::Lookup,
     state_file::State,
@@ -39,6 +40,7 @@ pub struct LockedTrip<'s> {
     durable: u64,
     /// The end of the verified lines.
     end: Mark,
+    kept: Kept,
 }
 
 /// What came of asking for a trip's lock.
@@ -69,6 +71,7 @@ pub(super) struct Pending {
     /// Ledger bytes that the index knew.
     covered: u64,
     appended: bool,
+    kept: Kept,
 }
 
 impl<'s> LockedTrip<'s> {
@@ -99,14 +102,19 @@ impl<'s> LockedTrip<'s> {
         until: Until,
         mut suspicious: bool,
     ) -> Result<Opened<'s>> {
-        let mut guard = match context.lock_of(&files).acquire_file(&files.trip, missing, until)? {
+        let mut kept = context.take_kept(&files.trip);
+        let mut guard = match context.lock_of(&files).acquire_file(&files.trip, missing, until, kept.lock.take())? {
             Some(Acquire::Granted(guard)) => guard,
             Some(Acquire::Held(holder)) => return Ok(Opened::Held(holder)),
             None => return Ok(Opened::NoLock),
         };
         for _ in 0..ATTEMPTS {
-            let Some(ledger) = Ledger::open(&files.dir, &files.ledger, &files.trip, Access::ReadWrite)? else {
-                let nothing = Self { context, files, guard, ledger: None, durable: 0, end: Mark::START };
+            let ledger = match kept.ledger.take() {
+                Some(ledger) if files.ledger_is(ledger.id())? => Some(ledger),
+                _ => Ledger::open(&files.dir, &files.ledger, &files.trip, Access::ReadWrite)?,
+            };
+            let Some(ledger) = ledger else {
+                let nothing = Self { context, files, guard, ledger: None, durable: 0, end: Mark::START, kept };
                 return Ok(Opened::Granted(Box::new(nothing)));
             };
             let size = ledger.size()?;
@@ -122,7 +130,7 @@ impl<'s> LockedTrip<'s> {
                     }
                     let (end, durable) = (verified.end, state.durable);
                     guard.raise_fence(end.totals.fence)?;
-                    let ready = Self { context, files, guard, ledger: Some(ledger), durable, end };
+                    let ready = Self { context, files, guard, ledger: Some(ledger), durable, end, kept };
                     return Ok(Opened::Granted(Box::new(ready)));
                 }
             }
@@ -152,7 +160,7 @@ impl<'s> LockedTrip<'s> {
     /// How many seats the student has booked, if any.
     pub fn booked(&self, student: &Student) -> Result<Option<u32>> {
         let Some(ledger) = &self.ledger else { return Ok(None) };
-        let lookup = Lookup::open(&self.files, ledger, self.durable, self.end, 1)?;
+        let lookup = Lookup::open(&self.files, ledger, self.durable, self.end, 1, None)?;
         booked(&lookup, &self.end.totals, student)
     }
 
@@ -208,9 +216,9 @@ impl<'s> LockedTrip<'s> {
 
     /// Decides all requests and appends what is to be recorded; releases the lock, unless the mode is to sync under it.
     fn append(self, requests: &[Prepared], together: Together, retry: bool) -> Result<Pending> {
-        let Self { context, files, guard, ledger, durable, end } = self;
+        let Self { context, files, guard, ledger, durable, end, mut kept } = self;
         let lookup = match &ledger {
-            Some(ledger) => Some(Lookup::open(&files, ledger, durable, end, requests.len())?),
+            Some(ledger) => Some(Lookup::open(&files, ledger, durable, end, requests.len(), kept.index.take())?),
             None => None,
         };
         let covered = lookup.as_ref().map_or(0, Lookup::covered);
@@ -247,18 +255,18 @@ impl<'s> LockedTrip<'s> {
                 (target, Some(heal::found(&files, draft.bytes(), target.totals)?))
             }
         };
-        drop(draft);
+        kept.index = draft.into_index();
         let (ledger, durable) = match founded {
             Some(founded) => (Some(founded), target.offset),
             None => (ledger, durable),
         };
         let appended = target.offset > end.offset;
-        let mut pending = Pending { answers, files, ledger, target, durable, covered, appended };
+        let mut pending = Pending { answers, files, ledger, target, durable, covered, appended, kept };
         if context.mode == CommitMode::OneLock {
             // A failure shows again when the caller asks; by then the lock is free.
             let _ = pending.make_durable_alone();
         }
-        drop(guard);
+        pending.kept.lock = guard.release();
         Ok(pending)
     }
 }
@@ -293,7 +301,7 @@ impl Pending {
             // An answer without a line: what it rests on was synced by whoever wrote it, or is not yet.
             return self.make_durable_alone();
         }
-        let synced = commit::make_durable(&self.files, ledger, self.target)?;
+        let synced = commit::make_durable(&self.files, ledger, self.target, &mut self.kept.sync)?;
         if synced == Synced::Durable {
             self.durable = self.target.offset;
         }
@@ -312,12 +320,15 @@ impl Pending {
         Ok(synced)
     }
 
-    fn finish(self, context: &Context) -> Vec<Result<Answer>> {
+    fn finish(mut self, context: &Context) -> Vec<Result<Answer>> {
         if let Some(ledger) = self.ledger {
             if self.durable - self.covered.min(self.durable) >= index::CHECKPOINT_AT {
-                context.remember_untidy(self.files, ledger, self.durable);
+                context.remember_untidy(self.files.clone(), ledger, self.durable);
+            } else {
+                self.kept.ledger = Some(ledger);
             }
         }
+        context.keep(&self.files.trip, self.kept);
         self.answers
     }
 }

@@ -3,7 +3,7 @@
 //! The index knows the covered bytes; the tail behind them (at most some 16 KB when all is well) is read once and
 //! searched. When the index cannot be written (a full disk), the uncovered lines are searched on disk: slow, and right.
 
-use std::collections::HashMap;
+use std::{cell::Cell, collections::HashMap};
 
 use memchr::memmem;
 
@@ -38,6 +38,7 @@ pub(super) struct Lookup<'l> {
     tail: Vec<u8>,
     /// The tail, parsed: where each key's last line begins in it.
     parsed: Option<Parsed>,
+    in_doubt: Cell<bool>,
 }
 
 /// Where the last line of each key begins in the tail.
@@ -48,7 +49,7 @@ struct Parsed {
 }
 
 impl<'l> Lookup<'l> {
-    /// `durable` ≤ `end`; `lookups`: how many are to be expected.
+    /// `durable` ≤ `end`; `lookups`: how many are to be expected; `kept`: an index that was open, and may be old.
     ///
     /// # Errors
     /// `Corrupt` when a line of the tail is bad that was on disk.
@@ -58,13 +59,23 @@ impl<'l> Lookup<'l> {
         durable: u64,
         end: Mark,
         lookups: usize,
+        kept: Option<Index>,
     ) -> Result<Self> {
+        let usable = |index: &Index| index.generation() == ledger.generation() && index.covered() <= end.offset;
         let open = || {
-            let index = Index::open(files, ledger.generation())?.filter(|index| index.covered() <= end.offset);
+            let index = Index::open(files, ledger.generation())?.filter(usable);
             let covered = index.as_ref().map_or(0, Index::covered);
             Ok((index, covered))
         };
-        let (mut index, mut covered) = open()?;
+        // An old one is right, and leaves more to be scanned. Once a checkpoint was due, there is a newer one.
+        let fresh = |index: &Index| usable(index) && end.offset - index.covered() < index::CHECKPOINT_AT;
+        let (mut index, mut covered) = match kept.filter(fresh) {
+            Some(index) => {
+                let covered = index.covered();
+                (Some(index), covered)
+            }
+            None => open()?,
+        };
         if end.offset - covered > CATCH_UP_AT {
             // Without space for an index the search goes on without one.
             let deadline = std::time::Instant::now() + super::commit::PATIENCE;
@@ -76,7 +87,8 @@ impl<'l> Lookup<'l> {
         }
         let tail_start = if end.offset - covered > 4 * CATCH_UP_AT { durable } else { covered };
         let tail = ledger.read_range(tail_start, end.offset)?;
-        let mut lookup = Self { files, ledger, index, covered, tail_start, tail, parsed: None };
+        let mut lookup =
+            Self { files, ledger, index, covered, tail_start, tail, parsed: None, in_doubt: Cell::new(false) };
         lookup.verify_durable(durable)?;
         if lookups >= MANY {
             lookup.parse();
@@ -101,6 +113,11 @@ impl<'l> Lookup<'l> {
     /// Ledger bytes that the index knows.
     pub(super) fn covered(&self) -> u64 {
         self.covered
+    }
+
+    /// The index, for the next look-up, unless it is damaged.
+    pub(super) fn into_index(self) -> Option<Index> {
+        self.index.filter(|_| !self.in_doubt.get())
     }
 
     fn parse(&mut self) {
@@ -146,6 +163,7 @@ impl<'l> Lookup<'l> {
             Found::Nowhere => Ok(None),
             Found::InDoubt => {
                 // Void or not, the ledger knows.
+                self.in_doubt.set(true);
                 let _ = index::distrust(self.files);
                 self.last_on_disk(key, 0, &is_it)
             }

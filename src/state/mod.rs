@@ -9,6 +9,7 @@ mod files;
 mod group;
 mod heal;
 mod index;
+mod kept;
 mod ledger;
 mod line;
 mod locked;

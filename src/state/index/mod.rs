@@ -122,7 +122,7 @@ pub(super) struct Index {
 
 /// Voids an index with a damaged block, so that the next checkpoint builds it anew; unless somebody is at it.
 pub(super) fn distrust(files: &TripFiles) -> Result<()> {
-    if let Taken::Held(held) = HeldFile::acquire(&files.dir, &files.index, Missing::GiveUp, Until::Now)? {
+    if let Taken::Held(held) = HeldFile::acquire(&files.dir, &files.index, Missing::GiveUp, Until::Now, None)? {
         held.write(&[b' '; 2 * BLOCK]).map_err(|e| Error::io("void", files.dir.path_of(&files.index), e))?;
     }
     Ok(())
@@ -143,6 +143,11 @@ impl Index {
         let Some((file, _)) = files.dir.open(&files.index, Access::Read)? else { return Ok(None) };
         let header = Header::read(&file, &files.dir.path_of(&files.index))?;
         Ok(header.filter(|header| header.generation == generation).map(|header| Self { file, header }))
+    }
+
+    /// Of the ledger that it is about.
+    pub(super) fn generation(&self) -> u64 {
+        self.header.generation
     }
 
     /// Ledger bytes whose lines it knows.

@@ -36,7 +36,7 @@ const SLACK: u64 = 4;
 
 /// Brings the index up to `durable` ledger bytes, unless somebody else is at it. `until`: how long to wait for him.
 pub(in crate::state) fn checkpoint(files: &TripFiles, ledger: &Ledger, durable: u64, until: Until) -> Result<()> {
-    let held = match HeldFile::acquire(&files.dir, &files.index, Missing::Create, until)? {
+    let held = match HeldFile::acquire(&files.dir, &files.index, Missing::Create, until, None)? {
         Taken::Held(held) => held,
         Taken::Busy(_) | Taken::Missing | Taken::Reentrant => return Ok(()),
     };
