@@ -14,6 +14,7 @@ mod order;
 mod power_cut;
 mod race;
 mod sandbox;
+mod sharing;
 mod store_properties;
 mod strace;
 mod write_back_error;

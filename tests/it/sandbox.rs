@@ -9,7 +9,10 @@ use std::{
     ffi::{OsStr, OsString},
     fs::{self, File},
     io::Write as _,
-    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{MetadataExt as _, PermissionsExt as _},
+    },
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Output, Stdio},
     sync::mpsc,
@@ -38,6 +41,7 @@ pub(crate) enum Protocol {
 /// A state directory of its own.
 #[derive(Debug)]
 pub(crate) struct Sandbox {
+    program: PathBuf,
     state: PathBuf,
     protocol: Protocol,
     dir: TempDir,
@@ -56,12 +60,28 @@ impl Sandbox {
 
     fn with_turn(turn: Turn) -> Self {
         let dir = tempfile::Builder::new().prefix("triplock-test-").tempdir().expect("make a temporary directory");
-        Self { state: dir.path().join("state"), protocol: Protocol::TwoLocks, dir, _turn: turn }
+        Self {
+            program: TRIPLOCK.into(),
+            state: dir.path().join("state"),
+            protocol: Protocol::TwoLocks,
+            dir,
+            _turn: turn,
+        }
     }
 
     /// The same with its state somewhere else.
     pub(crate) fn with_state(mut self, state: impl Into<PathBuf>) -> Self {
         self.state = state.into();
+        self
+    }
+
+    /// The same with a copy of the program that every user of the machine may run, wherever the build directory is.
+    pub(crate) fn for_all_users(mut self) -> Self {
+        self.program = self.path("triplock");
+        fs::copy(TRIPLOCK, &self.program).expect("copy the program");
+        for path in [self.dir.path(), &self.program] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("chmod");
+        }
         self
     }
 
@@ -96,6 +116,7 @@ impl Sandbox {
     /// A triplock command that answers in JSON.
     pub(crate) fn triplock<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Invocation {
         let mut invocation = Invocation {
+            program: self.program.clone().into(),
             before: Vec::new(),
             args: vec!["--json".into(), "--state-dir".into(), self.state.clone().into()],
             one_lock: self.protocol == Protocol::OneLock,
@@ -174,6 +195,7 @@ impl Sandbox {
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Invocation {
+    program: OsString,
     before: Vec<OsString>,
     args: Vec<OsString>,
     one_lock: bool,
@@ -222,7 +244,7 @@ impl Invocation {
 
     #[track_caller]
     pub(crate) fn start(self) -> Running {
-        let words: Vec<_> = self.before.into_iter().chain([TRIPLOCK.into()]).chain(self.args).collect();
+        let words: Vec<_> = self.before.into_iter().chain([self.program]).chain(self.args).collect();
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).env_remove("TRIPLOCK_STATE_DIR").stderr(Stdio::piped());
         // cargo's; it would have the loader look for every library in a dozen places first.

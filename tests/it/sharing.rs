@@ -1,0 +1,64 @@
+//! One state directory for a group: root's, 2770, as `systemd/tmpfiles.d` makes it.
+
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::PathBuf,
+};
+
+use crate::{machine, sandbox::Sandbox};
+
+const GROUP: u32 = 54321;
+
+/// A user of the machine, as `setpriv` makes one.
+fn user(uid: u32, group: u32) -> [String; 5] {
+    ["setpriv".into(), format!("--reuid={uid}"), format!("--regid={group}"), "--clear-groups".into(), "--".into()]
+}
+
+/// A sandbox whose state directory the group shares.
+fn shared() -> (Sandbox, PathBuf) {
+    let sandbox = Sandbox::new().for_all_users();
+    let state = sandbox.path("shared");
+    fs::create_dir(&state).unwrap();
+    std::os::unix::fs::chown(&state, Some(0), Some(GROUP)).unwrap();
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o2770)).unwrap();
+    let sandbox = sandbox.with_state(&state);
+    (sandbox, state)
+}
+
+#[test]
+fn members_of_the_group_share_locks_and_state_and_outsiders_are_refused() {
+    let test = "sharing::members_of_the_group_share_locks_and_state_and_outsiders_are_refused";
+    if !machine::is_root() {
+        return machine::skip(test, "needs root, to be several users");
+    }
+    if !machine::has(test, &["setpriv"]) {
+        return;
+    }
+    let (sandbox, state) = shared();
+    // Under a umask that would keep the others out.
+    let umask = ["sh", "-c", "umask 077; exec \"$0\" \"$@\""].map(str::to_owned);
+    let with_umask = |who: [String; 5]| who.into_iter().chain(umask.clone()).collect::<Vec<_>>();
+    sandbox.add("1", 100).under(with_umask(user(4001, GROUP))).succeeds();
+    let gate = sandbox.gate();
+    let racing: Vec<_> = (0..20u32)
+        .map(|n| {
+            let who = with_umask(user(4001 + n % 3, GROUP));
+            sandbox.book("1", &n.to_string()).under(who).through(&gate).start()
+        })
+        .collect();
+    gate.open_for(racing.len());
+    for booking in racing {
+        booking.finish().succeeds();
+    }
+    sandbox.cancel("1", "3").succeeds(); // root
+    sandbox.show("1").under(with_umask(user(4002, GROUP))).shows_seats_left(81);
+    for file in fs::read_dir(state.join("trips")).unwrap() {
+        let file = file.unwrap();
+        let metadata = file.metadata().unwrap();
+        assert_eq!((metadata.mode() & 0o7777, metadata.gid()), (0o660, GROUP), "{:?}", file.path());
+    }
+    let refused = sandbox.book("1", "outsider").under(user(4004, 4004)).fails(77);
+    assert!(refused["message"].as_str().unwrap().contains("join its group"), "{refused}");
+    sandbox.show("1").shows_seats_left(81);
+}
