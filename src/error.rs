@@ -57,6 +57,13 @@ pub enum Error {
         /// How it failed.
         source: Arc<io::Error>,
     },
+    /// The ledger took no line, and is as it was.
+    NotAppended {
+        /// The ledger.
+        path: PathBuf,
+        /// Why not.
+        source: Arc<io::Error>,
+    },
     /// A file or directory could not be made.
     CannotCreate {
         /// The file or directory.
@@ -124,6 +131,7 @@ impl Error {
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ExitCode::Permission,
                 _ => ExitCode::CannotCreate,
             },
+            Self::NotAppended { .. } => ExitCode::System,
             Self::Denied { .. } => ExitCode::Permission,
             Self::Reentrant(_) => ExitCode::Internal,
             Self::LockLost(_) => ExitCode::LockLost,
@@ -132,7 +140,7 @@ impl Error {
     }
 
     /// Every word that [`Error::kind`] may give.
-    pub const KINDS: [&'static str; 13] = [
+    pub const KINDS: [&'static str; 14] = [
         "usage",
         "corrupt",
         "not_regular_file",
@@ -140,6 +148,7 @@ impl Error {
         "newer_format",
         "no_such_trip",
         "io",
+        "not_appended",
         "cannot_create",
         "denied",
         "untrusted_file_system",
@@ -158,6 +167,7 @@ impl Error {
             Self::NewerFormat { .. } => "newer_format",
             Self::NoSuchTrip(_) => "no_such_trip",
             Self::Io { .. } => "io",
+            Self::NotAppended { .. } => "not_appended",
             Self::CannotCreate { .. } => "cannot_create",
             Self::Denied { .. } => "denied",
             Self::UntrustedFileSystem { .. } => "untrusted_file_system",
@@ -193,9 +203,12 @@ impl fmt::Display for Error {
             ),
             Self::NoSuchTrip(name) => write!(f, "no such trip: {name}; `triplock trip list` shows those there are"),
             Self::Io { operation, path, source } => {
-                write!(f, "cannot {operation} {}: {source}", path.display())?;
+                write!(f, "cannot {operation} {}: {source}", path.display())
+            }
+            Self::NotAppended { path, source } => {
+                write!(f, "cannot append to {}: {source}; nothing was changed", path.display())?;
                 if source.kind() == io::ErrorKind::StorageFull {
-                    f.write_str("; nothing was changed; free some space and retry")?;
+                    f.write_str("; free some space and retry")?;
                 }
                 Ok(())
             }
@@ -229,7 +242,9 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Io { source, .. } | Self::CannotCreate { source, .. } => Some(&**source),
+            Self::Io { source, .. } | Self::NotAppended { source, .. } | Self::CannotCreate { source, .. } => {
+                Some(&**source)
+            }
             _ => None,
         }
     }

@@ -5,6 +5,7 @@
 use std::{
     fmt::Display,
     io::{self, IsTerminal as _, Write},
+    path::PathBuf,
 };
 
 use serde::Serialize;
@@ -101,11 +102,21 @@ impl Output {
 }
 
 /// The one place that turns an error into what is printed and the exit code.
-pub(crate) fn report(output: &Output, error: &anyhow::Error) -> ExitCode {
+/// `state`: the state directory, for who looked for a trip in the wrong one.
+pub(crate) fn report(output: &Output, error: &anyhow::Error, state: impl FnOnce() -> Option<PathBuf>) -> ExitCode {
     let mut details = serde_json::Map::new();
     // A typed error tells its source already; anything else says what it was wrapped in, and then its chain.
     let typed = error.downcast_ref::<Error>();
-    let message = typed.map_or_else(|| format!("{error:#}"), ToString::to_string);
+    let message = match typed {
+        Some(Error::NoSuchTrip(trip)) => match state() {
+            Some(state) => {
+                format!("no such trip: {trip} in {}; `triplock trip list` shows those there are", state.display())
+            }
+            None => error.to_string(),
+        },
+        Some(error) => error.to_string(),
+        None => format!("{error:#}"),
+    };
     let (kind, code) = match typed {
         Some(error) => {
             match error {
@@ -120,6 +131,7 @@ pub(crate) fn report(output: &Output, error: &anyhow::Error) -> ExitCode {
                     details.insert("request_id".to_owned(), id.as_str().into());
                 }
                 Error::Io { path, .. }
+                | Error::NotAppended { path, .. }
                 | Error::CannotCreate { path, .. }
                 | Error::Denied { path, .. }
                 | Error::NotRegular { path, .. }

@@ -37,7 +37,7 @@ pub(crate) fn measure(site: &Site) -> Part {
         }
     };
     let trip: Name = "1".parse().expect("a name");
-    let state = StateDir::open(&site.directory("library"), false).expect("a state directory");
+    let state = StateDir::open(site.directory("library"), false).expect("a state directory");
     let store = Store::open(state);
     book(&store, &trip, Change::Add { seats: u32::MAX });
     let students = AtomicU64::new(0);

@@ -81,6 +81,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
         fn whatever_is_asked_for_the_seats_add_up(changes in prop::collection::vec(changes(), 1..80)) {
             let mut roster = Roster::default();

@@ -16,7 +16,7 @@ use crate::{
 
 /// Locks for bookings and jobs that separate processes share.
 #[derive(Debug, Parser)]
-#[command(name = "triplock", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(name = "triplock", version, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 done, 3 sold out, 4 refused, 75 busy, 74 outcome uncertain; \
 `triplock --help` has them all.")]
 #[command(after_long_help = exit_codes())]
@@ -39,6 +39,7 @@ fn exit_codes() -> String {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// Where state and locks are kept [default: `$TRIPLOCK_STATE_DIR`, else /var/lib/triplock for root, else
     /// `$XDG_STATE_HOME/triplock`, else ~/.local/state/triplock].
@@ -93,7 +94,7 @@ pub(crate) enum Command {
 pub(crate) enum Trip {
     /// Make a trip.
     Add {
-        /// Its name.
+        /// Its name: 1-128 of A-Z a-z 0-9 . _ -, not starting with . or -.
         trip: Name,
         #[command(flatten)]
         seats: Seats,
@@ -138,7 +139,7 @@ pub(crate) struct Seats {
 /// How long a change waits for a lock unless told otherwise, in seconds.
 const DEFAULT_WAIT: &str = "10";
 
-/// How a change is asked for.
+// (A doc comment here would become the help of every command that asks so.)
 #[derive(Debug, Args)]
 pub(crate) struct Request {
     /// Do not wait: a trip that is locked is "busy" at once.
@@ -182,7 +183,6 @@ pub(crate) struct Cancel {
     pub(crate) request: Request,
 }
 
-/// What `race` is asked.
 #[derive(Debug, Args)]
 #[command(after_help = "Without --lock and --matrix: step 1, no lock, then step 2, a file lock.\n\
 Exit code: with --lock 0 when the result is safe, 1 when not; otherwise 0 when each race came \
@@ -217,7 +217,7 @@ pub(crate) struct Race {
     pub(crate) wait: Option<Duration>,
 }
 
-/// What [`crate::race::Order`] carries.
+// What [`crate::race::Order`] carries.
 #[derive(Debug, Args)]
 pub(crate) struct RaceStudent {
     #[arg(long)]

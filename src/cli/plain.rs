@@ -16,10 +16,12 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Cli
         let once = match word.to_str()? {
             "--json" => !std::mem::replace(&mut words.json, true),
             "-q" | "--quiet" => !std::mem::replace(&mut words.quiet, true),
-            "-n" | "--nonblock" => !std::mem::replace(&mut words.nonblock, true),
+            // The command's own options come after it.
+            "-n" | "--nonblock" if words.command.is_some() => !std::mem::replace(&mut words.nonblock, true),
             option if option.starts_with('-') => {
                 let slot = match option {
                     "--state-dir" => &mut words.state_dir,
+                    _ if words.command.is_none() => return None,
                     "--student" => &mut words.student,
                     "--seats" => &mut words.seats,
                     "-w" | "--wait" => &mut words.wait,
@@ -152,11 +154,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_commands_options_come_after_it() {
+        for line in ["--student 7 book 7", "-n book 7 --student 7"] {
+            assert!(parse(words(line).into_iter()).is_none(), "{line}");
+        }
+    }
+
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(4000))]
+        #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
         fn what_is_understood_means_the_same_in_general(
-            head in prop::sample::select(vec!["", "book 1", "cancel 1", "book 1 --student 7", "cancel 1 --student 7"]),
+            head in prop::sample::select(vec!["", "--student 7", "book 1", "cancel 1", "book 1 --student 7", "cancel 1 --student 7"]),
             tail in prop::collection::vec(prop::sample::select(&WORDS[..]), 0..6),
         ) {
             let mut line: Vec<OsString> = if head.is_empty() { Vec::new() } else { words(head) };

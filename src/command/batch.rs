@@ -9,9 +9,9 @@ use std::{
 use serde::Deserialize;
 
 use super::{
-    busy, store,
+    answered, busy, store,
     trip::{Sentence, exit_code},
-    wait, written,
+    wait,
 };
 use crate::{
     booking::{Change, Request},
@@ -49,7 +49,7 @@ pub(super) fn book(
     request: &cli::Request,
 ) -> anyhow::Result<ExitCode> {
     let requests = read(from)?;
-    let store = store(output, global)?;
+    let store = store(output, global)?.ok_or_else(|| Error::NoSuchTrip(trip.clone()))?;
     let answers = match store.submit_batch(trip, &requests, wait(request))? {
         Acquire::Granted(answers) => answers,
         Acquire::Held(holder) => return Ok(busy(output, trip, holder.as_ref())),
@@ -61,7 +61,7 @@ pub(super) fn book(
     let printed = answers.iter().try_for_each(|answer| output.result(&mut to, answer, || Sentence(answer)));
     let printed = printed.and_then(|()| to.flush());
     store.tidy();
-    Ok(written(printed, refused.unwrap_or(ExitCode::Success))?)
+    Ok(answered(printed, refused.unwrap_or(ExitCode::Success), None)?)
 }
 
 fn read(from: &Path) -> Result<Vec<Request>> {

@@ -4,7 +4,7 @@ mod batch;
 mod race;
 mod trip;
 
-use std::{error::Error as _, io};
+use std::{error::Error as _, io, path::PathBuf};
 
 use clap::error::ContextKind;
 
@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Result},
     exit::ExitCode,
     lock::{Holder, Wait},
-    name::Name,
+    name::{Name, RequestId},
     output::{self, Failure, Output},
     state::{CommitMode, Store},
 };
@@ -52,27 +52,45 @@ pub fn main() -> ExitCode {
         Command::Race(args) => race::race(&output, &args),
         Command::RaceStudent(args) => race::student(&args),
     };
-    done.unwrap_or_else(|error| output::report(&output, &error))
+    done.unwrap_or_else(|error| output::report(&output, &error, || state_path(&global).ok()))
 }
 
-/// The store of the state directory that the command line and the environment name.
-fn store(output: &Output, global: &cli::Global) -> Result<Store> {
-    let path = match &global.state_dir {
-        Some(path) => path.clone(),
-        None => StateDir::default_path(&Environment::current())?,
-    };
-    let store = Store::open(StateDir::open(&path, global.allow_network_fs)?).for_process();
+/// The state directory that the command line and the environment name.
+fn state_path(global: &cli::Global) -> Result<PathBuf> {
+    match &global.state_dir {
+        Some(path) => Ok(path.clone()),
+        None => StateDir::default_path(&Environment::current()),
+    }
+}
+
+/// The store in that directory, if it is there.
+fn store(output: &Output, global: &cli::Global) -> Result<Option<Store>> {
+    let state = StateDir::open_existing(&state_path(global)?, global.allow_network_fs)?;
+    Ok(state.map(|state| store_in(output, state)))
+}
+
+/// The same, made when it is not there.
+fn make_store(output: &Output, global: &cli::Global) -> Result<Store> {
+    Ok(store_in(output, StateDir::open(&state_path(global)?, global.allow_network_fs)?))
+}
+
+fn store_in(output: &Output, state: StateDir) -> Store {
+    let store = Store::open(state).for_process();
     let store = match std::env::var_os("TRIPLOCK_COMMIT") {
         // For the tests and benchmarks that compare the two protocols.
         Some(mode) if mode == "one-lock" => store.with_commit_mode(CommitMode::OneLock),
         _ => store,
     };
-    Ok(if output.announce_waits { store.announcing(announce) } else { store })
+    if output.announce_waits { store.announcing(announce) } else { store }
 }
 
 fn announce(trip: &Name, holder: Option<&Holder>) {
-    let holder = holder.map_or_else(String::new, |holder| format!(" (held by {holder})"));
-    eprintln!("triplock: waiting for trip {trip}{holder}");
+    eprintln!("triplock: waiting for trip {trip}{}", hint(holder));
+}
+
+/// What the lock file says; whoever locks it without triplock leaves no note, so it may speak of somebody else.
+fn hint(holder: Option<&Holder>) -> String {
+    holder.map_or_else(String::new, |holder| format!(" (last taken by {holder})"))
 }
 
 /// How long the command line says to wait, and the request.
@@ -90,19 +108,25 @@ fn busy(output: &Output, trip: &Name, holder: Option<&Holder>) -> ExitCode {
     let mut details = serde_json::Map::new();
     details.insert("trip".to_owned(), trip.as_str().into());
     details.insert("holder".to_owned(), serde_json::to_value(holder).unwrap_or_default());
-    let by = holder.map_or_else(String::new, |holder| format!(" (held by {holder})"));
-    let message = format!("trip {trip} is locked, try later{by}");
+    let message = format!("trip {trip} is locked, try later{}", hint(holder));
     output.failure(&Failure { error: "busy", message, exit_code: ExitCode::Busy.code(), details });
     ExitCode::Busy
 }
 
-/// What the exit code says is true even when nobody reads the answer: a closed pipe is a normal end.
+/// A closed pipe is a normal end: the exit code tells.
 fn written(output: io::Result<()>, code: ExitCode) -> Result<ExitCode> {
     match output {
-        Ok(()) => Ok(code),
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(code),
-        Err(e) => Err(Error::io("write the answer (which stands) to", "standard output", e)),
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Error::io("write to", "standard output", e)),
+        _ => Ok(code),
     }
+}
+
+/// The same of an answer that stands: the caller does not know it, and learns it by asking again.
+fn answered(output: io::Result<()>, code: ExitCode, request_id: Option<&RequestId>) -> Result<ExitCode> {
+    written(output, code).map_err(|e| Error::Uncertain {
+        request_id: request_id.cloned(),
+        why: format!("the answer is on disk, but triplock {e}"),
+    })
 }
 
 /// clap's errors as one line and our exit code.
@@ -112,20 +136,34 @@ fn usage(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return ExitCode::Success;
     }
+    let text = error.render().to_string();
     let what = match (error.source(), error.get(ContextKind::InvalidArg)) {
         // Without the value: it may be a thousand characters long, and the source shows what of it matters.
         (Some(source), Some(argument)) => format!("{argument}: {source}"),
+        (None, _) if missing_command(error) => {
+            let names = error.get(ContextKind::ValidSubcommand).map_or_else(String::new, |names| format!(": {names}"));
+            format!("a command is missing{names}")
+        }
         _ => {
-            let text = error.render().to_string();
             let end = text.find("\n\nUsage:").or_else(|| text.find("\n\nFor more")).unwrap_or(text.len());
-            let words: Vec<_> = text[..end].split_whitespace().collect();
-            words.join(" ").trim_start_matches("error: ").to_owned()
+            let words = |part: &str| part.split_whitespace().collect::<Vec<_>>().join(" ");
+            let parts: Vec<_> = text[..end].split("\n\n").map(words).filter(|part| !part.is_empty()).collect();
+            parts.join("; ").trim_start_matches("error: ").to_owned()
         }
     };
     let json = std::env::args_os().any(|argument| argument == "--json");
     let output = Output { json, quiet: false, announce_waits: false, color: Color::Never };
     let code = ExitCode::Usage;
-    let message = format!("{what}; see `triplock --help`");
+    // The command whose usage clap shows is the one whose help helps.
+    let usage = text.split("Usage: ").nth(1).unwrap_or_default().split_whitespace();
+    let command: Vec<_> = usage.take_while(|word| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')).collect();
+    let command = if command.is_empty() { "triplock".to_owned() } else { command.join(" ") };
+    let message = format!("{what}; see `{command} --help`");
     output.failure(&Failure { error: "usage", message, exit_code: code.code(), details: serde_json::Map::new() });
     code
+}
+
+fn missing_command(error: &clap::Error) -> bool {
+    use clap::error::ErrorKind::{DisplayHelpOnMissingArgumentOrSubcommand, MissingSubcommand};
+    matches!(error.kind(), DisplayHelpOnMissingArgumentOrSubcommand | MissingSubcommand)
 }

@@ -188,7 +188,7 @@ fn say(output: &Output, text: &impl Display) -> io::Result<()> {
 fn forgive_closed_pipe(written: io::Result<()>) -> io::Result<()> {
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other,
+        other => other.map_err(|e| io::Error::new(e.kind(), format!("cannot write to standard output: {e}"))),
     }
 }
 

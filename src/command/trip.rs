@@ -7,14 +7,15 @@ use std::{
 
 use serde::Serialize;
 
-use super::{busy, lower, store, written};
+use super::{answered, busy, lower, make_store, state_path, store, written};
 use crate::{
     booking::{Change, Event, Refusal},
     cli::{Global, Request},
+    error::Error,
     exit::ExitCode,
     lock::Acquire,
     name::{Name, Student},
-    output::Output,
+    output::{Output, report},
     state::{Answer, TripView},
 };
 
@@ -26,7 +27,11 @@ pub(super) fn change(
     change: Change,
     request: Request,
 ) -> anyhow::Result<ExitCode> {
-    let store = store(output, global)?;
+    let store = match change {
+        Change::Add { .. } => Some(make_store(output, global)?),
+        _ => store(output, global)?,
+    };
+    let store = store.ok_or_else(|| Error::NoSuchTrip(trip.clone()))?;
     let (request, wait) = lower(change, request);
     let answer = match store.submit(trip, &request, wait)? {
         Acquire::Granted(answer) => answer,
@@ -42,20 +47,34 @@ pub(super) fn change(
     // One write, so that answers of many processes into one file stay whole lines.
     let printed = io::stdout().write_all(&line).and_then(|()| io::stdout().flush());
     store.tidy();
-    Ok(written(printed, code)?)
+    Ok(answered(printed, code, answer.request_id.as_ref())?)
 }
 
-/// `trip list`.
+/// `trip list`: those that can be read, and what is wrong with the others.
 pub(super) fn list(output: &Output, global: &Global) -> anyhow::Result<ExitCode> {
-    let trips = store(output, global)?.list()?;
+    let trips = match store(output, global)? {
+        Some(store) => store.list()?,
+        None => Vec::new(),
+    };
+    if trips.is_empty() {
+        output.message(&format!("no trips in {}", state_path(global)?.display()));
+    }
     let mut to = io::BufWriter::new(io::stdout().lock());
-    let printed = trips.iter().try_for_each(|trip| output.result(&mut to, trip, || overview(trip)));
-    Ok(written(printed.and_then(|()| to.flush()), ExitCode::Success)?)
+    let mut code = ExitCode::Success;
+    let mut print = |trip| match trip {
+        Ok(trip) => output.result(&mut to, &trip, || overview(&trip)),
+        Err(e) => {
+            code = report(output, &anyhow::Error::from(e), || None);
+            Ok(())
+        }
+    };
+    let printed = trips.into_iter().try_for_each(&mut print);
+    Ok(written(printed.and_then(|()| to.flush()), code)?)
 }
 
 /// `trip show`.
 pub(super) fn show(output: &Output, global: &Global, trip: &Name, bookings: bool) -> anyhow::Result<ExitCode> {
-    let store = store(output, global)?;
+    let store = store(output, global)?.ok_or_else(|| Error::NoSuchTrip(trip.clone()))?;
     let mut to = io::BufWriter::new(io::stdout().lock());
     let mut print = || -> crate::Result<io::Result<()>> {
         if !bookings {

@@ -66,24 +66,36 @@ impl StateDir {
         Ok(path)
     }
 
-    /// Opens the directory, making it (0700) and its parents when they are missing.
+    /// Opens the directory, making it (0700) and its parents when they are missing. `allow_network_fs`: also on a
+    /// file system where other hosts may not see the locks.
     ///
     /// # Errors
     /// `Denied` when it is world-writable or somebody else's, `UntrustedFileSystem` on a network or unknown file
     /// system (unless allowed), `CannotCreate` when it cannot be made.
-    pub fn open(path: &Path, allow_network_fs: bool) -> Result<Self> {
+    pub fn open(path: impl AsRef<Path>, allow_network_fs: bool) -> Result<Self> {
+        let path = path.as_ref();
+        match Self::open_existing(path, allow_network_fs)? {
+            Some(state) => Ok(state),
+            None => {
+                make_with_parents(path).map_err(|e| Error::cannot_create(path, e))?;
+                Self::open_existing(path, allow_network_fs)?
+                    .ok_or_else(|| Error::cannot_create(path, io::ErrorKind::NotFound))
+            }
+        }
+    }
+
+    /// Opens the directory, or says that there is none.
+    ///
+    /// # Errors
+    /// As [`StateDir::open`].
+    pub fn open_existing(path: impl AsRef<Path>, allow_network_fs: bool) -> Result<Option<Self>> {
+        let path = path.as_ref();
         let path = std::path::absolute(path).map_err(|e| Error::io("resolve", path, e))?;
         let cannot = |source: io::Error| Error::cannot_create(path.clone(), source);
-        let open = || {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            rustix::fs::open(&path, flags, Mode::empty())
-        };
-        let fd = match open() {
-            Err(Errno::NOENT) => {
-                make_with_parents(&path).map_err(cannot)?;
-                open()
-            }
-            other => other,
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = match rustix::fs::open(&path, flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(None),
+            fd => fd,
         };
         let fd = fd.map_err(|errno| match errno {
             Errno::NOTDIR => {
@@ -105,7 +117,7 @@ impl StateDir {
                 return Err(Error::UntrustedFileSystem { path, kind });
             }
         }
-        Ok(Self { dir: Dir { fd, path, file_mode } })
+        Ok(Some(Self { dir: Dir { fd, path, file_mode } }))
     }
 
     /// The directory's absolute path.

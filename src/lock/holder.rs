@@ -113,7 +113,7 @@ impl Holder {
 
 impl std::fmt::Display for Holder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let since = self.since.with_timezone(&chrono::Local).format("%H:%M:%S%.3f");
-        write!(f, "pid {} since {since}: {}", self.pid, self.command)
+        let since = self.since.with_timezone(&chrono::Local).format("%Y-%m-%d %H:%M:%S");
+        write!(f, "pid {} at {since}: {}", self.pid, self.command)
     }
 }

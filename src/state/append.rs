@@ -1,6 +1,6 @@
 //! Appending to the ledger under the trip's lock: the lines of one draft, all or none.
 
-use std::os::unix::fs::FileExt as _;
+use std::{os::unix::fs::FileExt as _, sync::Arc};
 
 use super::{files::TripFiles, ledger::Ledger};
 use crate::{
@@ -34,8 +34,8 @@ impl<'a> Append<'a> {
     /// Appends these lines.
     ///
     /// # Errors
-    /// `LockLost` before the first line when somebody else may have committed; `Io` when the lines could not be
-    /// written. [`Append::undo`] is due then.
+    /// `LockLost` before the first line when somebody else may have committed; `NotAppended` when the lines could not
+    /// be written. [`Append::undo`] is due then.
     pub(super) fn write(&mut self, lines: &[u8]) -> Result<()> {
         if lines.is_empty() {
             return Ok(());
@@ -50,7 +50,8 @@ impl<'a> Append<'a> {
         // Some of it may be there even when it fails.
         self.written += lines.len() as u64;
         let written = self.ledger.file().write_all_at(lines, at);
-        written.map_err(|e| Error::io("append to", self.files.dir.path_of(&self.files.ledger), e))
+        written
+            .map_err(|e| Error::NotAppended { path: self.files.dir.path_of(&self.files.ledger), source: Arc::new(e) })
     }
 
     /// Leaves the ledger as it was, and gives the error that was the reason.
@@ -60,7 +61,13 @@ impl<'a> Append<'a> {
         }
         match self.ledger.file().set_len(self.start) {
             Ok(()) => reason,
-            Err(cut) => Error::Uncertain { request_id: None, why: format!("{reason}, and then {cut}") },
+            Err(cut) => {
+                let reason = match &reason {
+                    Error::NotAppended { source, .. } => source.to_string(),
+                    reason => reason.to_string(),
+                };
+                Error::Uncertain { request_id: None, why: format!("{reason}, and then {cut}") }
+            }
         }
     }
 

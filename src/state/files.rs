@@ -1,6 +1,6 @@
 //! The files of one trip: `NAME.` and one suffix without a dot.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
     dir::{Dir, FileId},
@@ -30,15 +30,15 @@ pub(super) struct TripFiles {
     pub(super) fresh_index: String,
 }
 
-/// The suffix of ledgers: a trip is there when its ledger is.
 const LEDGER: &str = ".jsonl";
+const STATE: &str = ".json";
 
 impl TripFiles {
     pub(super) fn new(dir: Arc<Dir>, trip: Name) -> Self {
         let file = |suffix: &str| format!("{trip}{suffix}");
         Self {
             ledger: file(LEDGER),
-            state: file(".json"),
+            state: file(STATE),
             sync: file(".sync"),
             index: file(".idx"),
             fresh_state: file(".new"),
@@ -49,11 +49,12 @@ impl TripFiles {
         }
     }
 
-    /// Every trip that has a ledger, in byte order of the names.
+    /// Every name that has a ledger or a state (a state alone is what a lost ledger leaves), in byte order.
     pub(super) fn all(dir: &Arc<Dir>) -> Result<Vec<Self>> {
         let names = dir.names()?;
-        let trips = names.iter().filter_map(|name| name.strip_suffix(LEDGER)?.parse().ok());
-        Ok(trips.map(|trip| Self::new(Arc::clone(dir), trip)).collect())
+        let trip = |name: &String| name.strip_suffix(LEDGER).or_else(|| name.strip_suffix(STATE))?.parse().ok();
+        let trips: BTreeSet<Name> = names.iter().filter_map(trip).collect();
+        Ok(trips.into_iter().map(|trip| Self::new(Arc::clone(dir), trip)).collect())
     }
 
     /// Whether that inode is still the ledger.

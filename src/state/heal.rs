@@ -96,8 +96,11 @@ fn next_generation(first: &[u8]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Makes the first ledger of a trip, from its first lines, and its state. Durable under its name when this returns. The caller holds
-/// `NAME.lock`.
+/// Makes the first ledger of a trip, from its first lines, and its state. Durable under its name when this returns. The
+/// caller holds `NAME.lock`.
+///
+/// # Errors
+/// `Uncertain` once the ledger has its name; anything else before.
 pub(super) fn found(files: &TripFiles, lines: &[u8], totals: Totals) -> Result<Ledger> {
     let sync = lock_sync(files, None)?;
     // The note gets its block now: no later one can fail for want of space.
@@ -107,9 +110,17 @@ pub(super) fn found(files: &TripFiles, lines: &[u8], totals: Totals) -> Result<L
     fresh.write_all_at(lines, 0).map_err(|e| failed("write", e))?;
     fresh.sync_all().map_err(|e| failed("sync", e))?;
     files.dir.rename(&files.fresh_ledger, &files.ledger)?;
-    files.dir.sync()?;
-    let ledger = Ledger::open(&files.dir, &files.ledger, &files.trip, Access::ReadWrite)?
-        .ok_or_else(|| Error::io("open", files.dir.path_of(&files.ledger), std::io::ErrorKind::NotFound))?;
-    State { generation: ledger.generation(), durable: lines.len() as u64, totals }.publish(files)?;
-    Ok(ledger)
+    // From here on there is a trip, whatever fails.
+    let finish = || {
+        files.dir.sync()?;
+        let ledger = open_founded(files)?;
+        State { generation: ledger.generation(), durable: lines.len() as u64, totals }.publish(files)?;
+        Ok(ledger)
+    };
+    finish().map_err(|e: Error| Error::Uncertain { request_id: None, why: e.to_string() })
+}
+
+fn open_founded(files: &TripFiles) -> Result<Ledger> {
+    Ledger::open(&files.dir, &files.ledger, &files.trip, Access::ReadWrite)?
+        .ok_or_else(|| Error::io("open", files.dir.path_of(&files.ledger), std::io::ErrorKind::NotFound))
 }

@@ -11,6 +11,7 @@ use super::{
     kept::Kept,
     ledger::{Ledger, Mark, Tail},
     lookup::Lookup,
+    read,
     state_file::State,
 };
 use crate::{
@@ -114,6 +115,7 @@ impl<'s> LockedTrip<'s> {
                 _ => Ledger::open(&files.dir, &files.ledger, &files.trip, Access::ReadWrite)?,
             };
             let Some(ledger) = ledger else {
+                read::check_never_a_trip(&files)?;
                 let nothing = Self { context, files, guard, ledger: None, durable: 0, end: Mark::START, kept };
                 return Ok(Opened::Granted(Box::new(nothing)));
             };
@@ -193,7 +195,7 @@ impl<'s> LockedTrip<'s> {
             // Once something is appended, every failure leaves the outcome open.
             let soften = |touched: bool| {
                 move |e: Error| match e {
-                    e @ (Error::Corrupt { .. } | Error::NewerFormat { .. }) => e,
+                    e @ (Error::Corrupt { .. } | Error::NewerFormat { .. } | Error::Uncertain { .. }) => e,
                     e if touched => uncertain(e.to_string()),
                     e => e,
                 }
@@ -252,7 +254,8 @@ impl<'s> LockedTrip<'s> {
                 (target, None)
             } else {
                 append::check_unchanged(&files, &guard, None)?;
-                (target, Some(heal::found(&files, draft.bytes(), target.totals)?))
+                let founded = heal::found(&files, draft.bytes(), target.totals);
+                (target, Some(founded.map_err(|e| e.about(&requests[0].id))?))
             }
         };
         kept.index = draft.into_index();

@@ -22,8 +22,8 @@ const ATTEMPTS: usize = 100;
 /// The sums of a trip that is there.
 pub(super) fn totals(files: &TripFiles) -> Result<Totals> {
     let totals = match State::read(files)? {
-        Some(state) => state.totals,
-        None => {
+        Some(state) if files.dir.stat(&files.ledger)?.is_some() => state.totals,
+        _ => {
             let ledger = open(files)?;
             ledger.verify(Mark::START, ledger.size()?)?.end.totals
         }
@@ -72,6 +72,20 @@ pub(super) fn roster(files: &TripFiles) -> Result<Roster> {
 }
 
 fn open(files: &TripFiles) -> Result<Ledger> {
-    Ledger::open(&files.dir, &files.ledger, &files.trip, Access::Read)?
-        .ok_or_else(|| Error::NoSuchTrip(files.trip.clone()))
+    if let Some(ledger) = Ledger::open(&files.dir, &files.ledger, &files.trip, Access::Read)? {
+        return Ok(ledger);
+    }
+    check_never_a_trip(files)?;
+    Err(Error::NoSuchTrip(files.trip.clone()))
+}
+
+/// A name without a ledger never was a trip. But a state is written after the ledger has its name, and ledgers are
+/// never removed: where there is a state without a ledger, somebody lost the ledger, and with it the bookings.
+pub(super) fn check_never_a_trip(files: &TripFiles) -> Result<()> {
+    if files.dir.stat(&files.state)?.is_none() {
+        return Ok(());
+    }
+    let durable = State::read(files)?.map_or_else(String::new, |state| format!(" {} bytes of", state.durable));
+    let why = format!("the ledger is missing, and{durable} it was on disk");
+    Err(Error::Corrupt { path: files.dir.path_of(&files.ledger), offset: 0, why })
 }

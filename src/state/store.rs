@@ -124,21 +124,19 @@ impl Store {
         Ok(TripView { trip: files.trip, totals })
     }
 
-    /// Every trip's sums, in byte order of the names, without taking a lock.
+    /// Every trip's sums, in byte order of the names, without taking a lock; or why one cannot be read.
     ///
     /// # Errors
-    /// As [`Store::show`], for the first trip that fails.
-    pub fn list(&self) -> Result<Vec<TripView>> {
+    /// When the directory cannot be read.
+    pub fn list(&self) -> Result<Vec<Result<TripView>>> {
         let Some(dir) = self.context.trips()? else { return Ok(Vec::new()) };
-        let mut trips = Vec::new();
-        for files in TripFiles::all(&dir)? {
-            match read::totals(&files) {
-                Ok(totals) => trips.push(TripView { trip: files.trip, totals }),
-                Err(Error::NoSuchTrip(_)) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(trips)
+        let view = |files: TripFiles| match read::totals(&files) {
+            Ok(totals) => Some(Ok(TripView { trip: files.trip, totals })),
+            // Removed.
+            Err(Error::NoSuchTrip(_)) => None,
+            Err(e) => Some(Err(e)),
+        };
+        Ok(TripFiles::all(&dir)?.into_iter().filter_map(view).collect())
     }
 
     /// The trip with every durable booking, without taking a lock: reads the whole ledger.

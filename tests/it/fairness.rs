@@ -73,7 +73,7 @@ fn sixty_four_processes_get_equal_shares() {
 #[test]
 fn sixty_four_processes_that_all_wait_get_equal_shares() {
     let sandbox = Sandbox::alone().trip("1", u32::MAX);
-    let shares = hammer(12, |worker| {
+    let shares = hammer(30, |worker| {
         let line = |n| format!("{{\"student\":\"{worker}-{n}\"}}\n");
         let lines = (0..LINES).map(line).collect::<Vec<_>>().concat();
         sandbox.triplock(["book", "1", "--batch", "-"]).stdin(lines).wait("60").run().exits(0);

@@ -90,7 +90,7 @@ fn gist(answer: Result<Answer, Error>) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn both_protocols_and_the_model_agree(steps in prop::collection::vec(steps(), 1..40)) {
         let mut subjects = [Subject::new(CommitMode::TwoLocks), Subject::new(CommitMode::OneLock)];
