@@ -156,7 +156,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     let code = ExitCode::Usage;
     // The command whose usage clap shows is the one whose help helps.
     let usage = text.split("Usage: ").nth(1).unwrap_or_default().split_whitespace();
-    let command: Vec<_> = usage.take_while(|word| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')).collect();
+    let command: Vec<_> = usage.take_while(|word| word.bytes().all(|b| b.is_ascii_lowercase())).collect();
     let command = if command.is_empty() { "triplock".to_owned() } else { command.join(" ") };
     let message = format!("{what}; see `{command} --help`");
     output.failure(&Failure { error: "usage", message, exit_code: code.code(), details: serde_json::Map::new() });

@@ -85,7 +85,9 @@ pub(super) fn check_never_a_trip(files: &TripFiles) -> Result<()> {
     if files.dir.stat(&files.state)?.is_none() {
         return Ok(());
     }
-    let durable = State::read(files)?.map_or_else(String::new, |state| format!(" {} bytes of", state.durable));
-    let why = format!("the ledger is missing, and{durable} it was on disk");
+    let why = match State::read(files)? {
+        Some(state) => format!("the ledger is missing, and {} bytes were on disk", state.durable),
+        None => "the ledger is missing, and there was one".to_owned(),
+    };
     Err(Error::Corrupt { path: files.dir.path_of(&files.ledger), offset: 0, why })
 }

@@ -481,3 +481,43 @@ fn the_four_kinds_of_no_differ() {
     sandbox.triplock(["trip", "remove", "1"]).succeeds();
     assert_eq!(sandbox.book("1", "7").fails(66)["error"], "no_such_trip");
 }
+
+#[test]
+fn a_lost_ledger_is_damage_and_no_fresh_start() {
+    let (sandbox, _) = three_bookings();
+    fs::remove_file(sandbox.trips("1.jsonl")).unwrap();
+    let before = sandbox.contents();
+    let commands =
+        [sandbox.show("1"), sandbox.triplock(["trip", "list"]), sandbox.book("1", "new"), sandbox.add("1", 5)];
+    for command in commands {
+        let error = command.fails(65);
+        assert!(error["path"].as_str().unwrap().ends_with("1.jsonl"), "{error}");
+        assert!(error["message"].as_str().unwrap().contains("missing"), "{error}");
+    }
+    // But for the lock file's note, which says who looked last.
+    let rest = |contents: Vec<(String, Vec<u8>)>| -> Vec<_> {
+        contents.into_iter().filter(|(name, _)| !name.ends_with("1.lock")).collect()
+    };
+    assert_eq!(rest(sandbox.contents()), rest(before), "something was changed");
+}
+
+#[test]
+fn one_bad_trip_does_not_hide_the_others() {
+    let (sandbox, _) = three_bookings();
+    let sandbox = sandbox.trip("0", 1).trip("2", 1);
+    fs::write(sandbox.trips("1.json"), "").unwrap();
+    fs::write(sandbox.trips("1.jsonl"), "garbage\n").unwrap();
+    let listed = sandbox.triplock(["trip", "list"]).run();
+    assert_eq!(listed.code(), Some(65), "{listed:?}");
+    let trips: Vec<Value> = listed.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(trips.iter().map(|trip| trip["trip"].as_str().unwrap()).collect::<Vec<_>>(), ["0", "2"]);
+}
+
+#[test]
+fn looking_makes_nothing() {
+    let sandbox = Sandbox::new();
+    sandbox.triplock(["trip", "list"]).run().exits(0);
+    sandbox.show("1").fails(66);
+    sandbox.book("1", "7").fails(66);
+    assert!(!sandbox.state_dir().exists());
+}
