@@ -75,6 +75,11 @@ fn make_store(output: &Output, global: &cli::Global) -> Result<Store> {
 }
 
 fn store_in(output: &Output, state: StateDir) -> Store {
+    if state.is_shared() {
+        // Files get their modes in one step with their names, so that a kill in between keeps nobody out. Everything
+        // that this process makes has a mode of its own choice.
+        rustix::process::umask(rustix::fs::Mode::empty());
+    }
     let store = Store::open(state).for_process();
     let store = match std::env::var_os("TRIPLOCK_COMMIT") {
         // For the tests and benchmarks that compare the two protocols.

@@ -19,7 +19,7 @@ use crate::{
 /// Runs the races that were asked for and says how they came out.
 pub(super) fn race(output: &Output, args: &cli::Race) -> anyhow::Result<ExitCode> {
     // A signal must not leave the temporary directory behind: it ends the race, and the race cleans up.
-    Deferred::begin();
+    let _deferred = Deferred::begin();
     let race = Race {
         students: args.students,
         seats: args.seats,

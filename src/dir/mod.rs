@@ -106,7 +106,7 @@ impl Dir {
                 return Ok(found);
             }
             match self.at(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL) {
-                Ok(file) => return self.give_mode(name, file),
+                Ok(file) => return self.regular(name, file),
                 Err(Errno::EXIST) => {}
                 Err(errno) => {
                     return Err(Error::cannot_create(self.path_of(name), errno));
@@ -120,7 +120,7 @@ impl Dir {
     pub(crate) fn create_fresh(&self, name: &str) -> Result<File> {
         for _ in 0..2 {
             match self.at(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL) {
-                Ok(file) => return self.give_mode(name, file).map(|(file, _)| file),
+                Ok(file) => return self.regular(name, file).map(|(file, _)| file),
                 Err(Errno::EXIST) => self.unlink(name)?,
                 Err(errno) => {
                     return Err(Error::cannot_create(self.path_of(name), errno));
@@ -130,19 +130,23 @@ impl Dir {
         Err(Error::cannot_create(self.path_of(name), io::ErrorKind::AlreadyExists))
     }
 
-    /// In a group's directory the umask must not take the group's bits away.
-    fn give_mode(&self, name: &str, file: File) -> Result<(File, Stat)> {
-        if self.file_mode.contains(Mode::WGRP) {
-            rustix::fs::fchmod(&file, self.file_mode)
-                .map_err(|e| Error::io("set the mode of", self.path_of(name), e))?;
-        }
-        self.regular(name, file)
+    /// Whether a group shares the directory: then the umask must not take the group's bits away.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.file_mode.contains(Mode::WGRP)
     }
 
     fn regular(&self, name: &str, file: File) -> Result<(File, Stat)> {
         let stat = rustix::fs::fstat(&file).map_err(|e| Error::io("stat", self.path_of(name), e))?;
         match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
-            rustix::fs::FileType::RegularFile => Ok((file, stat_of(&stat))),
+            rustix::fs::FileType::RegularFile => {
+                // A process of ours may have been killed before it gave the file its mode.
+                let lacks = !Mode::from_raw_mode(stat.st_mode).contains(self.file_mode);
+                if lacks && self.is_shared() && stat.st_uid == rustix::process::geteuid().as_raw() {
+                    rustix::fs::fchmod(&file, self.file_mode)
+                        .map_err(|e| Error::io("set the mode of", self.path_of(name), e))?;
+                }
+                Ok((file, stat_of(&stat)))
+            }
             kind => Err(Error::NotRegular { path: self.path_of(name), kind: kind_word(kind) }),
         }
     }

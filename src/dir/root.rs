@@ -125,12 +125,24 @@ impl StateDir {
         &self.dir.path
     }
 
+    /// Whether a group shares it.
+    pub fn is_shared(&self) -> bool {
+        self.dir.is_shared()
+    }
+
     /// A directory of ours inside, or `None` when it is missing.
     pub(crate) fn subdirectory(&self, name: &str) -> Result<Option<Dir>> {
         let path = self.dir.path_of(name);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         match rustix::fs::openat(&self.dir.fd, name, flags, Mode::empty()) {
-            Ok(fd) => Ok(Some(Dir { fd, path, file_mode: self.dir.file_mode })),
+            Ok(fd) => {
+                let stat = rustix::fs::fstat(&fd).map_err(|e| Error::io("stat", &path, e))?;
+                let lacks = !Mode::from_raw_mode(stat.st_mode).contains(Mode::RWXG);
+                if lacks && self.is_shared() && stat.st_uid == rustix::process::geteuid().as_raw() {
+                    rustix::fs::fchmod(&fd, SHARED).map_err(|e| Error::io("set the mode of", &path, e))?;
+                }
+                Ok(Some(Dir { fd, path, file_mode: self.dir.file_mode }))
+            }
             Err(Errno::NOENT) => Ok(None),
             Err(Errno::NOTDIR | Errno::LOOP) => {
                 Err(Error::NotRegular { path, kind: "file or link where a directory belongs" })
@@ -144,15 +156,8 @@ impl StateDir {
         if let Some(dir) = self.subdirectory(name)? {
             return Ok(dir);
         }
-        let shared = self.dir.file_mode.contains(Mode::WGRP);
-        let mode = Mode::from_raw_mode(if shared { 0o2770 } else { 0o700 });
         let path = self.dir.path_of(name);
-        match rustix::fs::mkdirat(&self.dir.fd, name, mode) {
-            Ok(()) if shared => {
-                // The umask took the group's write bit.
-                rustix::fs::chmodat(&self.dir.fd, name, mode, rustix::fs::AtFlags::empty())
-                    .map_err(|e| Error::io("set the mode of", &path, e))?;
-            }
+        match rustix::fs::mkdirat(&self.dir.fd, name, if self.is_shared() { SHARED } else { Mode::RWXU }) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(Error::cannot_create(path, errno)),
         }
@@ -160,6 +165,9 @@ impl StateDir {
         self.subdirectory(name)?.ok_or_else(|| Error::cannot_create(path, io::ErrorKind::NotFound))
     }
 }
+
+/// The mode of a directory that a group shares: what is made in it belongs to the group.
+const SHARED: Mode = Mode::RWXU.union(Mode::RWXG).union(Mode::SGID);
 
 /// Makes the directory 0700 and its missing parents, and syncs each parent that got a new entry, so that a power cut
 /// cannot take away a directory in which something was answered.

@@ -7,6 +7,7 @@ use super::{
     Acquire, Fence, Guard, Holder, Identity, Lock, LossMode, Wait,
     held_file::{self, HeldFile, Missing, Taken},
     holder::NOTE_SIZE,
+    reentry,
 };
 use crate::{
     clock::Clock,
@@ -32,6 +33,15 @@ impl FileLock {
 
     pub(crate) fn in_dir(dir: Arc<Dir>, identity: Arc<Identity>, clock: Arc<dyn Clock>) -> Self {
         Self { dir, identity, clock }
+    }
+
+    /// Whether this thread holds the lock of that name: waiting for it, or for somebody who waits for it, would never
+    /// end.
+    pub(crate) fn is_held_here(&self, name: &Name) -> Result<bool> {
+        if !reentry::holds_any() {
+            return Ok(false);
+        }
+        Ok(self.dir.stat(&format!("{name}.lock"))?.is_some_and(|stat| reentry::is_ours(stat.id)))
     }
 
     pub(crate) fn acquire_file(

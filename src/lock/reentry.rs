@@ -18,6 +18,12 @@ pub(super) fn is_ours(id: FileId) -> bool {
     held().contains(&(id, thread::current().id()))
 }
 
+/// Whether this thread holds any lock.
+pub(super) fn holds_any() -> bool {
+    let thread = thread::current().id();
+    held().iter().any(|(_, holder)| *holder == thread)
+}
+
 /// The entry of one held lock; removed on drop.
 #[derive(Debug)]
 pub(super) struct Entry(FileId, ThreadId);

@@ -3,7 +3,8 @@
 //! Until something is appended, TERM, INT and HUP keep their default meaning: the kernel ends the waiter, and nothing
 //! was booked. Between the append and the answer that would leave the caller not knowing, so there the signals only
 //! raise a flag: the commit goes on to its answer, and a wait that is still needed ends with "outcome uncertain".
-//! A signal that was ignored (nohup) stays ignored.
+//! A signal that was ignored (nohup) stays ignored. Once the answer is known they mean what they meant before: writing it
+//! may take for ever.
 #![allow(unsafe_code)]
 
 use std::{
@@ -32,16 +33,19 @@ pub(super) fn interrupted() -> io::Result<()> {
     Ok(())
 }
 
-/// From here to the end of the process the signals only raise the flag.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Deferred;
+const HELD_BACK: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+
+/// While it lives the signals only raise the flag.
+pub(crate) struct Deferred {
+    before: [libc::sigaction; 3],
+}
 
 impl Deferred {
     pub(crate) fn begin() -> Self {
-        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
-            // SAFETY: zero is a valid sigaction.
+        let before = HELD_BACK.map(|signal| {
+            // SAFETY: zero is a valid sigaction; the fields that matter are set below.
             let mut before: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
-            // SAFETY: as above; the fields that matter are set below.
+            // SAFETY: as above.
             let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
             action.sa_sigaction = note as *const () as libc::sighandler_t;
             // SAFETY: valid signal and pointers; the handler only stores to an atomic. Without SA_RESTART, so that it
@@ -52,7 +56,17 @@ impl Deferred {
                     libc::sigaction(signal, &raw const before, ptr::null_mut());
                 }
             }
+            before
+        });
+        Self { before }
+    }
+}
+
+impl Drop for Deferred {
+    fn drop(&mut self) {
+        for (signal, before) in HELD_BACK.iter().zip(&self.before) {
+            // SAFETY: the action that was there before.
+            unsafe { libc::sigaction(*signal, before, ptr::null_mut()) };
         }
-        Self
     }
 }

@@ -30,7 +30,7 @@ pub(super) struct Context {
     /// A process that does one thing and ends: see [`super::Store::for_process`].
     pub(super) for_process: bool,
     /// Trips whose index may want a checkpoint: work that no answer waits for.
-    untidy: Mutex<Vec<(TripFiles, Ledger, u64)>>,
+    untidy: Mutex<HashMap<Name, (TripFiles, Ledger, u64)>>,
     kept: Mutex<HashMap<Name, Kept>>,
 }
 
@@ -90,13 +90,20 @@ impl Context {
     }
 
     pub(super) fn remember_untidy(&self, files: TripFiles, ledger: Ledger, durable: u64) {
-        self.untidy.lock().unwrap_or_else(PoisonError::into_inner).push((files, ledger, durable));
+        self.untidy.lock().unwrap_or_else(PoisonError::into_inner).insert(files.trip.clone(), (files, ledger, durable));
+    }
+
+    /// As [`super::Store::for_process`] says.
+    pub(super) fn tidy_unless_asked_to(&self) {
+        if !self.for_process {
+            self.tidy();
+        }
     }
 
     /// Brings the indexes of the trips that were changed up to date, where that is due.
     pub(super) fn tidy(&self) {
         let untidy = std::mem::take(&mut *self.untidy.lock().unwrap_or_else(PoisonError::into_inner));
-        for (files, ledger, durable) in untidy {
+        for (files, ledger, durable) in untidy.into_values() {
             // An index that is not written is a slower look-up, not an error; the next one tries again.
             let _ = index::checkpoint(&files, &ledger, durable, Until::Now);
         }

@@ -8,7 +8,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread::{self, Thread},
+    thread::{self, Thread, ThreadId},
     time::{Duration, Instant},
 };
 
@@ -16,6 +16,7 @@ use super::{
     answer::Answer,
     context::Context,
     draft::Prepared,
+    files::TripFiles,
     locked::{LockedTrip, Opened, Together},
 };
 use crate::{
@@ -38,6 +39,8 @@ struct Inner {
     /// Requests that nobody has taken along yet; the leader's own is among them.
     waiting: VecDeque<Arc<Slot>>,
     led: bool,
+    /// Who leads, once it is at it.
+    leader: Option<ThreadId>,
     /// How many threads were at it when the last group was answered.
     busy: usize,
 }
@@ -86,6 +89,13 @@ impl Group {
         let slot = Arc::new(Slot { request, thread: thread::current(), progress: Mutex::new(Progress::Waiting) });
         {
             let mut inner = self.inner();
+            if inner.led
+                && until != Until::Now
+                && (inner.leader == Some(thread::current().id()) || holds(context, trip)?)
+            {
+                // The leader may be waiting for the very lock that this thread holds.
+                return Err(Error::Reentrant(trip.clone()));
+            }
             inner.waiting.push_back(Arc::clone(&slot));
             if !inner.led {
                 inner.led = true;
@@ -152,6 +162,7 @@ impl Group {
     }
 
     fn lead(&self, context: &Context, trip: &Name, own: &Arc<Slot>, until: Until) {
+        self.inner().leader = Some(thread::current().id());
         self.gather();
         let mut lead = Lead { group: self, own, taken: Vec::new() };
         let locked = match LockedTrip::open_for(context, trip, &own.request.change, until) {
@@ -224,9 +235,16 @@ impl Drop for Lead<'_> {
         // A leader that panicked early is still in the queue, and must not be its own successor.
         self.leave_queue();
         let mut inner = self.group.inner();
+        inner.leader = None;
         match inner.waiting.front() {
             Some(next) => next.set(Progress::Lead),
             None => inner.led = false,
         }
     }
+}
+
+/// Whether this thread holds the trip's lock.
+fn holds(context: &Context, trip: &Name) -> Result<bool> {
+    let Some(dir) = context.trips()? else { return Ok(false) };
+    context.lock_of(&TripFiles::new(dir, trip.clone())).is_held_here(trip)
 }

@@ -133,6 +133,12 @@ impl Ledger {
         Line::decode(&bytes[..end]).map_err(|why| self.corrupt(offset, why))
     }
 
+    /// The last bytes before `offset`: of a line that ends there, its checksum.
+    pub(super) fn anchor(&self, offset: u64) -> Result<String> {
+        let bytes = self.read_range(offset.saturating_sub(line::CHECKSUM_LEN as u64 + 1), offset)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     /// Whether a line ends at `offset`.
     pub(super) fn line_ends_at(&self, offset: u64) -> Result<bool> {
         let Some(last) = offset.checked_sub(1) else { return Ok(true) };

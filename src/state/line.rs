@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// `,"crc":"0a1b2c3d"}`
-const CHECKSUM_LEN: usize = 18;
+pub(crate) const CHECKSUM_LEN: usize = 18;
 
 /// No line of ours is longer, in bytes: three names of 128 and a dozen short fields.
 pub(crate) const LONGEST: usize = 1024;

@@ -18,7 +18,7 @@ use crate::{
     booking::{Change, Request, Totals},
     dir::Access,
     error::{Error, Result},
-    lock::{Acquire, Fence, FileGuard, Guard as _, Holder, Missing, Until},
+    lock::{Acquire, Deferred, Fence, FileGuard, Guard as _, Holder, Missing, Until},
     name::{Name, Student},
 };
 
@@ -71,7 +71,6 @@ pub(super) struct Pending {
     durable: u64,
     /// Ledger bytes that the index knew.
     covered: u64,
-    appended: bool,
     kept: Kept,
 }
 
@@ -172,7 +171,9 @@ impl<'s> LockedTrip<'s> {
     /// `NoSuchTrip`; `LockLost` when the lock file was replaced meanwhile, and nothing was committed; `Uncertain` when
     /// what was appended may or may not be on disk; `Io` when nothing was appended.
     pub fn submit(self, request: &Request) -> Result<Answer> {
+        let context = self.context;
         let answers = self.submit_all(&[Prepared::one(request)?], Together::Each)?;
+        context.tidy_unless_asked_to();
         answers.into_iter().next().unwrap_or_else(|| unreachable!("one request, one answer"))
     }
 
@@ -180,13 +181,19 @@ impl<'s> LockedTrip<'s> {
     /// answer of its own, in order; that one is refused does not keep the others back.
     pub fn submit_batch(self, requests: &[Request]) -> Result<Vec<Answer>> {
         let prepared = Prepared::all(requests)?;
-        self.submit_all(&prepared, Together::Batch)?.into_iter().collect()
+        let context = self.context;
+        let answers = self.submit_all(&prepared, Together::Batch)?;
+        context.tidy_unless_asked_to();
+        answers.into_iter().collect()
     }
 
     pub(super) fn submit_all(self, requests: &[Prepared], together: Together) -> Result<Vec<Result<Answer>>> {
         let (context, files) = (self.context, self.files.clone());
-        let mut pending = self.append(requests, together, false)?;
-        let mut touched = pending.appended;
+        // From the first append to the answer.
+        let mut deferred = None;
+        let mut pending = self.append(requests, together, false, &mut deferred)?;
+        let first_answers: Vec<bool> = pending.answers.iter().map(|a| matches!(a, Ok(a) if a.replayed)).collect();
+        let mut touched = pending.is_recorded();
         for _ in 0..ATTEMPTS {
             let uncertain = |why: String| Error::Uncertain {
                 request_id: Some(&requests[0].id).filter(|_| requests.len() == 1).cloned(),
@@ -205,10 +212,18 @@ impl<'s> LockedTrip<'s> {
             }
             let until = Until::At(std::time::Instant::now() + commit::PATIENCE);
             match Self::open(context, files.clone(), Missing::Create, until, true).map_err(soften(touched))? {
-                Opened::Granted(again) => pending = again.append(requests, together, true).map_err(soften(touched))?,
+                Opened::Granted(again) => {
+                    pending = again.append(requests, together, true, &mut deferred).map_err(soften(touched))?;
+                }
                 Opened::Held(_) | Opened::NoLock => return Err(uncertain("the trip stayed locked".to_owned())),
             }
-            touched |= pending.appended;
+            touched |= pending.is_recorded();
+            // A retry finds what the attempt before recorded; that alone does not make it an answer given again.
+            for (answer, was_replayed) in pending.answers.iter_mut().zip(&first_answers) {
+                if let Ok(answer) = answer {
+                    answer.replayed |= was_replayed;
+                }
+            }
         }
         Err(Error::Uncertain {
             request_id: Some(&requests[0].id).filter(|_| requests.len() == 1).cloned(),
@@ -217,7 +232,13 @@ impl<'s> LockedTrip<'s> {
     }
 
     /// Decides all requests and appends what is to be recorded; releases the lock, unless the mode is to sync under it.
-    fn append(self, requests: &[Prepared], together: Together, retry: bool) -> Result<Pending> {
+    fn append(
+        self,
+        requests: &[Prepared],
+        together: Together,
+        retry: bool,
+        deferred: &mut Option<Deferred>,
+    ) -> Result<Pending> {
         let Self { context, files, guard, ledger, durable, end, mut kept } = self;
         let lookup = match &ledger {
             Some(ledger) => Some(Lookup::open(&files, ledger, durable, end, requests.len(), kept.index.take())?),
@@ -228,17 +249,22 @@ impl<'s> LockedTrip<'s> {
         let mut draft = Draft::new(basis, lookup, together == Together::Batch, requests.len());
         let mut answers = Vec::with_capacity(requests.len());
         let (target, founded) = if let Some(ledger) = &ledger {
-            let mut append = Append::new(&files, &guard, ledger, end.offset, context.for_process);
+            let mut append = Append::new(&files, &guard, ledger, end.offset);
+            let mut begin = || {
+                if context.for_process && deferred.is_none() {
+                    *deferred = Some(Deferred::begin());
+                }
+            };
             let mut decide = || {
                 for request in requests {
                     answers.push(draft.take(request, retry)?);
                     if draft.bytes().len() >= CHUNK {
-                        append.write(draft.bytes())?;
+                        append.write(draft.bytes(), &mut begin)?;
                         draft.clear_bytes();
                     }
                 }
                 draft.close()?;
-                append.write(draft.bytes())
+                append.write(draft.bytes(), &mut begin)
             };
             if let Err(e) = decide() {
                 return Err(append.undo(e));
@@ -254,6 +280,9 @@ impl<'s> LockedTrip<'s> {
                 (target, None)
             } else {
                 append::check_unchanged(&files, &guard, None)?;
+                if context.for_process {
+                    *deferred = Some(Deferred::begin());
+                }
                 let founded = heal::found(&files, draft.bytes(), target.totals);
                 (target, Some(founded.map_err(|e| e.about(&requests[0].id))?))
             }
@@ -263,8 +292,7 @@ impl<'s> LockedTrip<'s> {
             Some(founded) => (Some(founded), target.offset),
             None => (ledger, durable),
         };
-        let appended = target.offset > end.offset;
-        let mut pending = Pending { answers, files, ledger, target, durable, covered, appended, kept };
+        let mut pending = Pending { answers, files, ledger, target, durable, covered, kept };
         if context.mode == CommitMode::OneLock {
             // A failure shows again when the caller asks; by then the lock is free.
             let _ = pending.make_durable_alone();
@@ -295,6 +323,11 @@ fn check_claims(files: &TripFiles, ledger: &Ledger, state: &State, size: u64) ->
 }
 
 impl Pending {
+    /// Whether any answer is a line of the ledger: then a failure from here on leaves its outcome open.
+    fn is_recorded(&self) -> bool {
+        self.answers.iter().any(|answer| matches!(answer, Ok(answer) if answer.revision.is_some()))
+    }
+
     fn make_durable(&mut self, context: &Context) -> Result<Synced> {
         let Some(ledger) = &self.ledger else { return Ok(Synced::Durable) };
         if self.durable >= self.target.offset {

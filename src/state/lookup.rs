@@ -61,15 +61,19 @@ impl<'l> Lookup<'l> {
         lookups: usize,
         kept: Option<Index>,
     ) -> Result<Self> {
-        let usable = |index: &Index| index.generation() == ledger.generation() && index.covered() <= end.offset;
         let open = || {
-            let index = Index::open(files, ledger.generation())?.filter(usable);
+            let index = Index::open(files, ledger, end.offset)?;
             let covered = index.as_ref().map_or(0, Index::covered);
             Ok((index, covered))
         };
         // An old one is right, and leaves more to be scanned. Once a checkpoint was due, there is a newer one.
-        let fresh = |index: &Index| usable(index) && end.offset - index.covered() < index::CHECKPOINT_AT;
-        let (mut index, mut covered) = match kept.filter(fresh) {
+        let kept = match kept {
+            Some(kept) if end.offset.saturating_sub(kept.covered()) < index::CHECKPOINT_AT => {
+                if kept.is_of(ledger, end.offset)? { Some(kept) } else { None }
+            }
+            _ => None,
+        };
+        let (mut index, mut covered) = match kept {
             Some(index) => {
                 let covered = index.covered();
                 (Some(index), covered)

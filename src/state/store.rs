@@ -94,7 +94,7 @@ impl Store {
             Arc::clone(groups.entry(trip.clone()).or_default())
         };
         let answer = group.submit(&self.context, trip, Prepared::one(request)?, wait.until());
-        self.tidy_unless_asked_to();
+        self.context.tidy_unless_asked_to();
         answer
     }
 
@@ -110,7 +110,7 @@ impl Store {
             Acquire::Held(holder) => return Ok(Acquire::Held(holder)),
         };
         let answers = locked.submit_all(&prepared, Together::Batch)?.into_iter().collect::<Result<_>>();
-        self.tidy_unless_asked_to();
+        self.context.tidy_unless_asked_to();
         answers.map(Acquire::Granted)
     }
 
@@ -150,12 +150,6 @@ impl Store {
     /// Brings the indexes of the trips that were changed up to date, where that is due: work that no answer waits for.
     pub fn tidy(&self) {
         self.context.tidy();
-    }
-
-    fn tidy_unless_asked_to(&self) {
-        if !self.context.for_process {
-            self.tidy();
-        }
     }
 
     fn existing(&self, trip: &Name) -> Result<TripFiles> {

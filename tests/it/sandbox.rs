@@ -317,8 +317,12 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn kill(&self) {
+        self.signal(Signal::KILL);
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
         // It may have ended by itself: that is no error.
-        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, signal);
     }
 
     #[track_caller]

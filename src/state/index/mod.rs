@@ -22,7 +22,11 @@ use std::{fs::File, os::unix::fs::FileExt};
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
-use super::{files::TripFiles, ledger::refuse_newer, line};
+use super::{
+    files::TripFiles,
+    ledger::{Ledger, refuse_newer},
+    line,
+};
 use crate::{
     dir::Access,
     error::{Error, Result},
@@ -73,6 +77,9 @@ struct Header {
     sequence: u64,
     /// Ledger bytes whose lines are in the runs.
     covered: u64,
+    /// The end of the last covered line, with its checksum. A copy of the directory that was made while somebody booked
+    /// may have an index from later than its ledger, which then grows other lines.
+    anchor: String,
     /// Blocks of the file that are in use, headers included.
     blocks: u64,
     seed: Seed,
@@ -138,16 +145,20 @@ pub(super) enum Found<T> {
 }
 
 impl Index {
-    /// The index of that generation of the ledger, if there is one to be trusted.
-    pub(super) fn open(files: &TripFiles, generation: u64) -> Result<Option<Self>> {
+    /// The index of the ledger up to `end`, if there is one to be trusted.
+    pub(super) fn open(files: &TripFiles, ledger: &Ledger, end: u64) -> Result<Option<Self>> {
         let Some((file, _)) = files.dir.open(&files.index, Access::Read)? else { return Ok(None) };
         let header = Header::read(&file, &files.dir.path_of(&files.index))?;
-        Ok(header.filter(|header| header.generation == generation).map(|header| Self { file, header }))
+        let Some(header) = header else { return Ok(None) };
+        let index = Self { file, header };
+        Ok(if index.is_of(ledger, end)? { Some(index) } else { None })
     }
 
-    /// Of the ledger that it is about.
-    pub(super) fn generation(&self) -> u64 {
-        self.header.generation
+    /// Whether it is about just this ledger, and about none of its bytes from `end` on.
+    pub(super) fn is_of(&self, ledger: &Ledger, end: u64) -> Result<bool> {
+        Ok(self.header.generation == ledger.generation()
+            && self.header.covered <= end
+            && self.header.anchor == ledger.anchor(self.header.covered)?)
     }
 
     /// Ledger bytes whose lines it knows.

@@ -88,6 +88,7 @@ fn rebuild(files: &TripFiles, ledger: &Ledger, durable: u64) -> Result<(), Failu
         generation: ledger.generation(),
         sequence: 0,
         covered: 0,
+        anchor: String::new(),
         blocks: HEADERS,
         seed: Seed(half(high), half(low)),
         runs: Vec::new(),
@@ -150,6 +151,7 @@ impl Writer<'_> {
             self.add_run(slice)?;
         }
         self.header.covered = durable;
+        self.header.anchor = ledger.anchor(durable).map_err(Failure::Ledger)?;
         Ok(())
     }
 

@@ -1,0 +1,67 @@
+//! TERM, INT and HUP: before anything is appended they end a waiter, from then on they wait for the answer.
+
+use std::{ffi::OsString, os::unix::process::ExitStatusExt as _};
+
+use rustix::process::Signal;
+
+use crate::{
+    machine,
+    sandbox::{Sandbox, eventually, waiters},
+    strace,
+};
+
+#[test]
+fn a_waiter_that_is_asked_to_end_ends_and_has_booked_nothing() {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let sandbox = Sandbox::new().trip("1", 1);
+        let lock = sandbox.hold_lock("1.lock");
+        let waiting = sandbox.book("1", "7").wait("60").start();
+        eventually("it waits", || waiters(&lock) == 1);
+        waiting.signal(signal);
+        let finished = waiting.finish();
+        assert_eq!(finished.status.signal(), Some(signal.as_raw()), "{finished:?}");
+        drop(lock);
+        sandbox.show("1").shows_seats_left(1);
+    }
+}
+
+#[test]
+fn an_ignored_signal_stays_ignored() {
+    let sandbox = Sandbox::new().trip("1", 1);
+    let lock = sandbox.hold_lock("1.lock");
+    let nohup = ["sh", "-c", "trap '' TERM; exec \"$0\" \"$@\""];
+    let waiting = sandbox.book("1", "7").wait("60").under(nohup).start();
+    eventually("it waits", || waiters(&lock) == 1);
+    waiting.signal(Signal::TERM);
+    drop(lock);
+    waiting.finish().succeeds();
+}
+
+/// Signals itself in the middle: at the sync, when the line is in the ledger.
+#[test]
+fn a_signal_after_the_append_waits_for_the_answer() {
+    let test = "signals::a_signal_after_the_append_waits_for_the_answer";
+    if !machine::may_trace(test) {
+        return;
+    }
+    for signal in ["TERM", "INT", "HUP"] {
+        let sandbox = Sandbox::new().trip("1", 1);
+        let inject: OsString = format!("inject=fdatasync:signal={signal}:when=1").into();
+        let trace = strace::tracing(&sandbox.path("trace"), &["-e", inject.to_str().unwrap()]);
+        assert_eq!(sandbox.book("1", "7").under(trace).succeeds().outcome, "booked");
+    }
+}
+
+/// A retry of a request that was answered, and one whose process was killed, both while a sync has to be repeated.
+#[test]
+fn an_answer_given_again_says_so_also_after_healing() {
+    let test = "signals::an_answer_given_again_says_so_also_after_healing";
+    if !machine::may_trace(test) {
+        return;
+    }
+    let sandbox = Sandbox::new().trip("1", 10);
+    assert!(!sandbox.book("1", "a").request("a").succeeds().replayed);
+    let trace = strace::tracing(&sandbox.path("trace"), &["-e", "inject=fdatasync:signal=KILL:when=1"]);
+    assert_eq!(sandbox.book("1", "b").under(trace).run().status.signal(), Some(Signal::KILL.as_raw()));
+    assert!(sandbox.book("1", "a").request("a").succeeds().replayed);
+}
