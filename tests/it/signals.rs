@@ -25,16 +25,32 @@ fn a_waiter_that_is_asked_to_end_ends_and_has_booked_nothing() {
     }
 }
 
+/// Behind the append the syncer's lock may have to be waited for. A signal ends that wait too, and then nobody knows.
+#[test]
+fn a_signal_while_the_outcome_is_open_says_so() {
+    let sandbox = Sandbox::new().trip("1", 1);
+    let sync = sandbox.hold_lock("1.sync");
+    let waiting = sandbox.book("1", "7").start();
+    eventually("it waits for the syncer", || waiters(&sync) == 1);
+    waiting.signal(Signal::TERM);
+    let error = waiting.finish().fails(74);
+    drop(sync);
+    let retried = sandbox.book("1", "7").request(error["request_id"].as_str().unwrap()).succeeds();
+    assert_eq!((retried.outcome.as_str(), retried.replayed), ("booked", true));
+}
+
 #[test]
 fn an_ignored_signal_stays_ignored() {
-    let sandbox = Sandbox::new().trip("1", 1);
-    let lock = sandbox.hold_lock("1.lock");
-    let nohup = ["sh", "-c", "trap '' TERM; exec \"$0\" \"$@\""];
-    let waiting = sandbox.book("1", "7").wait("60").under(nohup).start();
-    eventually("it waits", || waiters(&lock) == 1);
-    waiting.signal(Signal::TERM);
-    drop(lock);
-    waiting.finish().succeeds();
+    for file in ["1.lock", "1.sync"] {
+        let sandbox = Sandbox::new().trip("1", 1);
+        let lock = sandbox.hold_lock(file);
+        let nohup = ["sh", "-c", "trap '' TERM; exec \"$0\" \"$@\""];
+        let waiting = sandbox.book("1", "7").under(nohup).start();
+        eventually("it waits", || waiters(&lock) == 1);
+        waiting.signal(Signal::TERM);
+        drop(lock);
+        waiting.finish().succeeds();
+    }
 }
 
 /// Signals itself in the middle: at the sync, when the line is in the ledger.
