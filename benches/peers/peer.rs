@@ -84,15 +84,15 @@ pub(crate) fn triplock(site: &Site, name: &'static str, one_lock: bool) -> Peer 
     })
 }
 
-/// A whole JSON file, replaced. It holds at most 200 bookings, then the next file is begun, so that this measures the
-/// commit and not the growth.
-pub(crate) fn whole_json(site: &Site) -> Peer {
-    const HELD: u64 = 200;
-    let (baseline, directory) = (site.baseline().to_owned(), site.directory("json"));
+/// A whole JSON file, replaced. `held`: begin the next file after so many bookings, which measures the commit and not the
+/// growth; without it the file holds the trip's bookings, as everybody else's does.
+pub(crate) fn whole_json(site: &Site, name: &'static str, held: Option<u64>) -> Peer {
+    let (baseline, directory) = (site.baseline().to_owned(), site.directory(&format!("json-{}", held.unwrap_or(0))));
     let all = directory.clone();
-    Peer::new("whole JSON file replaced, fsync", move |student| {
+    Peer::new(name, move |student| {
         let mut command = Command::new(&baseline);
-        command.arg("book").arg(directory.join((student / HELD).to_string())).arg(student.to_string());
+        let file = held.map_or(0, |held| student / held);
+        command.arg("book").arg(directory.join(file.to_string())).arg(student.to_string());
         command
     })
     .counting(move || {
