@@ -122,6 +122,18 @@ pub(crate) fn seal(to: &mut Vec<u8>, start: usize) {
     to.extend_from_slice(b"\"}");
 }
 
+/// A value as one sealed JSON object in a block of constant size, padded with spaces and ended with a newline: it can be
+/// written over in place, and what is left of an older one never shows through.
+pub(crate) fn sealed_block(value: &impl serde::Serialize, size: usize) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec(value).expect("it is plain data");
+    bytes.pop(); // the brace, which the checksum brings
+    seal(&mut bytes, 0);
+    assert!(bytes.len() < size, "what is kept in a block is bounded in size");
+    bytes.resize(size - 1, b' ');
+    bytes.push(b'\n');
+    bytes
+}
+
 /// Whether the checksum at the end of those bytes is right.
 pub(crate) fn is_intact(bytes: &[u8]) -> bool {
     let Some(at) = bytes.len().checked_sub(CHECKSUM_LEN) else { return false };

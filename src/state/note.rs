@@ -53,11 +53,7 @@ impl Note {
     }
 
     pub(super) fn write(&self, files: &TripFiles, sync: &HeldFile) -> Result<()> {
-        let mut bytes = serde_json::to_vec(self).expect("a note is plain data");
-        bytes.pop(); // the brace, which the checksum brings
-        line::seal(&mut bytes, 0);
-        bytes.resize(SIZE - 1, b' ');
-        bytes.push(b'\n');
+        let bytes = line::sealed_block(self, SIZE);
         sync.write(&bytes).map_err(|e| Error::io("write", files.dir.path_of(&files.sync), e))
     }
 

@@ -72,13 +72,7 @@ impl State {
             totals: self.totals,
             durable: self.durable,
         };
-        let mut bytes = serde_json::to_vec(&json).expect("a state is plain data");
-        bytes.pop(); // the brace, which the checksum brings
-        line::seal(&mut bytes, 0);
-        assert!(bytes.len() < SIZE, "a name of 128 bytes and eight numbers fit");
-        bytes.resize(SIZE - 1, b' ');
-        bytes.push(b'\n');
-        bytes
+        line::sealed_block(&json, SIZE)
     }
 
     /// Makes this the state that everybody reads. The caller holds `NAME.sync`, which guards the fresh file's name.
