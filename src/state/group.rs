@@ -2,8 +2,8 @@
 //!
 //! The leader takes the trip's lock, then takes along every request that came in meanwhile, appends all of them with
 //! one write, syncs once, and hands out the answers. Requests that come while it is at work wait for the next leader,
-//! which is the first of them; it waits a moment for the threads that were answered just before. So a process with many threads asks for the file lock once per group, not once per
-//! thread, and each sync pays for all.
+//! which is the first of them; it waits a moment for the threads that were answered just before. So a process with many
+//! threads asks for the file lock once per group, not once per thread, and each sync pays for all.
 
 use std::{
     collections::VecDeque,

@@ -169,7 +169,7 @@ impl<'s> LockedTrip<'s> {
     ///
     /// # Errors
     /// `NoSuchTrip`; `LockLost` when the lock file was replaced meanwhile, and nothing was committed; `Uncertain` when
-    /// what was appended may or may not be on disk; `Io` when nothing was appended.
+    /// what was appended may or may not be on disk; anything else when nothing was appended.
     pub fn submit(self, request: &Request) -> Result<Answer> {
         let context = self.context;
         let answers = self.submit_all(&[Prepared::one(request)?], Together::Each)?;
@@ -189,16 +189,18 @@ impl<'s> LockedTrip<'s> {
 
     pub(super) fn submit_all(self, requests: &[Prepared], together: Together) -> Result<Vec<Result<Answer>>> {
         let (context, files) = (self.context, self.files.clone());
+        // Of several requests none speaks for the others.
+        let only = match requests {
+            [only] => Some(&only.id),
+            _ => None,
+        };
+        let uncertain = |why: String| Error::Uncertain { request_id: only.cloned(), why };
         // From the first append to the answer.
         let mut deferred = None;
         let mut pending = self.append(requests, together, false, &mut deferred)?;
         let first_answers: Vec<bool> = pending.answers.iter().map(|a| matches!(a, Ok(a) if a.replayed)).collect();
         let mut touched = pending.is_recorded();
         for _ in 0..ATTEMPTS {
-            let uncertain = |why: String| Error::Uncertain {
-                request_id: Some(&requests[0].id).filter(|_| requests.len() == 1).cloned(),
-                why,
-            };
             // Once something is appended, every failure leaves the outcome open.
             let soften = |touched: bool| {
                 move |e: Error| match e {
@@ -225,10 +227,7 @@ impl<'s> LockedTrip<'s> {
                 }
             }
         }
-        Err(Error::Uncertain {
-            request_id: Some(&requests[0].id).filter(|_| requests.len() == 1).cloned(),
-            why: format!("{} could not be synced, nor copied", files.dir.path_of(&files.ledger).display()),
-        })
+        Err(uncertain(format!("{} could not be synced, nor copied", files.dir.path_of(&files.ledger).display())))
     }
 
     /// Decides all requests and appends what is to be recorded; releases the lock, unless the mode is to sync under it.
@@ -248,13 +247,13 @@ impl<'s> LockedTrip<'s> {
         let basis = Basis { trip: &files.trip, fence: guard.fence(), end, durable, now: context.now() };
         let mut draft = Draft::new(basis, lookup, together == Together::Batch, requests.len());
         let mut answers = Vec::with_capacity(requests.len());
+        let mut begin = || {
+            if context.for_process && deferred.is_none() {
+                *deferred = Some(Deferred::begin());
+            }
+        };
         let (target, founded) = if let Some(ledger) = &ledger {
             let mut append = Append::new(&files, &guard, ledger, end.offset);
-            let mut begin = || {
-                if context.for_process && deferred.is_none() {
-                    *deferred = Some(Deferred::begin());
-                }
-            };
             let mut decide = || {
                 for request in requests {
                     answers.push(draft.take(request, retry)?);
@@ -280,9 +279,7 @@ impl<'s> LockedTrip<'s> {
                 (target, None)
             } else {
                 append::check_unchanged(&files, &guard, None)?;
-                if context.for_process {
-                    *deferred = Some(Deferred::begin());
-                }
+                begin();
                 let founded = heal::found(&files, draft.bytes(), target.totals);
                 (target, Some(founded.map_err(|e| e.about(&requests[0].id))?))
             }
