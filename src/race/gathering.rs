@@ -5,11 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    failure::RaceError,
-    message::{Message, Moment},
-    student::What,
-};
+use super::{failure::RaceError, message::Message, moment::Moment, what::What};
 
 /// How long nobody must say anything before somebody looks whether a student died.
 const SILENCE: Duration = Duration::from_millis(100);

@@ -2,12 +2,12 @@
 
 use std::{fmt, path::Path, str::FromStr, sync::Arc};
 
-use super::{Place, student::Hold};
+use super::Place;
 use crate::{
     clock::SystemClock,
     dir::StateDir,
     error::Result,
-    lock::{Acquire, FileLock, Identity, Lock, MemoryLock, Wait},
+    lock::{Acquire, FileLock, Guard, Identity, Lock, MemoryLock, Wait},
     name::Name,
 };
 
@@ -61,6 +61,9 @@ impl FromStr for LockKind {
         found.ok_or_else(|| format!("there are these locks: {}", known()))
     }
 }
+
+/// A held lock of any kind.
+pub(super) type Hold = Box<dyn Guard>;
 
 /// An opened lock: the one thing in which two races differ.
 pub(super) enum Locks {

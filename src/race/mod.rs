@@ -69,6 +69,7 @@ mod failure;
 mod gathering;
 mod lock_kind;
 mod message;
+mod moment;
 mod plan;
 mod processes;
 mod report;
@@ -77,6 +78,7 @@ mod tale;
 mod threads;
 mod tracker;
 mod verdict;
+mod what;
 
 pub use delay::Delay;
 pub use failure::RaceError;
@@ -84,9 +86,9 @@ pub use lock_kind::LockKind;
 pub use plan::{Place, Race};
 pub use processes::Order;
 pub use report::{Booking, Event, Report};
-pub use student::What;
 pub use tale::{Table, Tale};
 pub use verdict::{Promise, Verdict};
+pub use what::What;
 
 /// The trip that everybody wants.
 pub const TRIP: &str = "1";

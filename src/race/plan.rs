@@ -114,7 +114,7 @@ impl Race {
             .zip(self.delay.of_students(self.seed))
             .map(|(number, delay)| Student { number, delay, wait: self.wait })
             .collect();
-        let begun = (super::message::Moment::now(), SystemClock.now());
+        let begun = (super::moment::Moment::now(), SystemClock.now());
         let (start, heard) = match place {
             Place::Threads => threads::run(lock, dir.path(), &students)?,
             Place::Processes => {

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
 
 use super::{
-    LockKind, Place, Promise, Race, Verdict, gathering::Heard, message::Moment, student::What, tracker::BookingLine,
+    LockKind, Place, Promise, Race, Verdict, gathering::Heard, moment::Moment, tracker::BookingLine, what::What,
 };
 use crate::clock::rfc3339;
 

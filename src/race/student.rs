@@ -1,25 +1,16 @@
 //! What a student does. The same code for every lock, in a thread and in a process.
 
 use std::{
-    fmt, thread,
+    thread,
     time::{Duration, Instant},
 };
 
-use serde::{Deserialize, Serialize};
-
-use super::{
-    lock_kind::Locks,
-    message::{Message, Moment},
-    tracker::Tracker,
-};
+use super::{lock_kind::Locks, message::Message, moment::Moment, tracker::Tracker, what::What};
 use crate::{
     error::Error,
-    lock::{Acquire, Guard, Wait},
+    lock::{Acquire, Wait},
     name::Name,
 };
-
-/// A held lock of any kind.
-pub(super) type Hold = Box<dyn Guard>;
 
 /// One student.
 #[derive(Debug, Clone, Copy)]
@@ -27,64 +18,6 @@ pub(super) struct Student {
     pub(super) number: u32,
     pub(super) delay: Duration,
     pub(super) wait: Wait,
-}
-
-/// Something that happened to a student.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum What {
-    /// It wants the trip.
-    Checking,
-    /// It holds the trip's lock from here on.
-    LockTaken,
-    /// Somebody else holds the lock.
-    Locked,
-    /// The check.
-    Saw {
-        /// What the tracker said.
-        seats_left: i64,
-    },
-    /// Between check and act.
-    Waiting {
-        /// How long, in milliseconds.
-        delay_ms: u64,
-    },
-    /// The act.
-    Booked {
-        /// What the tracker said this time.
-        seats_before: i64,
-        /// What was written to it.
-        seats_left: i64,
-    },
-    /// The check saw no seat.
-    SoldOut,
-}
-
-impl fmt::Display for What {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let trip = super::TRIP;
-        match *self {
-            Self::Checking => write!(f, "checking trip {trip} …"),
-            Self::LockTaken => write!(f, "takes the lock of trip {trip}"),
-            Self::Locked => write!(f, "trip {trip} is locked, try later"),
-            Self::Saw { seats_left } => write!(f, "sees {}", Seats(seats_left)),
-            Self::Waiting { delay_ms } => write!(f, "waits {delay_ms} ms"),
-            Self::Booked { seats_before, seats_left } => {
-                write!(f, "booked: {} before, {seats_left} now", Seats(seats_before))
-            }
-            Self::SoldOut => f.write_str("sold out"),
-        }
-    }
-}
-
-/// "1 seat", "2 seats".
-pub(super) struct Seats(pub(super) i64);
-
-impl fmt::Display for Seats {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} seat{}", self.0, if self.0 == 1 { "" } else { "s" })
-    }
 }
 
 /// Sleeps, unless a signal called the race off: a sleeping thread would keep its process from cleaning up.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Report, Verdict, student::Seats};
+use super::{Report, Verdict, what::Seats};
 
 /// One race, told in the order in which it happened, and how it ended.
 #[derive(Debug, Clone, Copy)]

@@ -10,7 +10,8 @@ use super::{
     failure::RaceError,
     gathering::{Gathering, Heard},
     lock_kind::{LockKind, Locks},
-    message::{Message, Moment},
+    message::Message,
+    moment::Moment,
     student::{Stop, Student},
     tracker::Tracker,
 };

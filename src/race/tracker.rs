@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::message::Moment;
+use super::moment::Moment;
 use crate::error::{Error, Result};
 
 const COUNT: &str = "tracker.json";
