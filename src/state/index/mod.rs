@@ -97,6 +97,11 @@ impl Header {
         line::is_intact(bytes).then(|| serde_json::from_slice(bytes).ok()).flatten()
     }
 
+    /// Whether it is about just this ledger: its generation, and the very line that ends where the covered ones do.
+    fn is_of(&self, ledger: &Ledger) -> Result<bool> {
+        Ok(self.generation == ledger.generation() && self.anchor == ledger.anchor(self.covered)?)
+    }
+
     /// The header that counts, if either is intact.
     fn read(file: &File, path: &std::path::Path) -> Result<Option<Self>> {
         let mut headers = [0; 2 * BLOCK];
@@ -150,9 +155,7 @@ impl Index {
 
     /// Whether it is about just this ledger, and about none of its bytes from `end` on.
     pub(super) fn is_of(&self, ledger: &Ledger, end: u64) -> Result<bool> {
-        Ok(self.header.generation == ledger.generation()
-            && self.header.covered <= end
-            && self.header.anchor == ledger.anchor(self.header.covered)?)
+        Ok(self.header.covered <= end && self.header.is_of(ledger)?)
     }
 
     /// Ledger bytes whose lines it knows.

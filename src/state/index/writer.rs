@@ -42,16 +42,20 @@ pub(in crate::state) fn checkpoint(files: &TripFiles, ledger: &Ledger, durable: 
     };
     let path = files.dir.path_of(&files.index);
     let header = Header::read(held.file(), &path)?;
-    let covers = |header: &Header| header.generation == ledger.generation() && header.covered >= durable;
+    // An index that is not of just this ledger is not added to: what it lacks would be taken for covered.
+    let is_of_ledger = match &header {
+        Some(header) => header.is_of(ledger)?,
+        None => false,
+    };
     match header {
         // Somebody healed the ledger since, or was faster.
-        Some(header) if header.generation > ledger.generation() || covers(&header) => Ok(()),
-        Some(header) if header.generation == ledger.generation() => {
-            match grow(files, held.file(), ledger, header, durable) {
-                Err(Failure::Index(e)) if e.kind() == io::ErrorKind::InvalidData => rebuild(files, ledger, durable),
-                grown => grown,
-            }
+        Some(header) if header.generation > ledger.generation() || (is_of_ledger && header.covered >= durable) => {
+            Ok(())
         }
+        Some(header) if is_of_ledger => match grow(files, held.file(), ledger, header, durable) {
+            Err(Failure::Index(e)) if e.kind() == io::ErrorKind::InvalidData => rebuild(files, ledger, durable),
+            grown => grown,
+        },
         _ => rebuild(files, ledger, durable),
     }
     .map_err(|e| match e {
