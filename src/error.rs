@@ -48,6 +48,24 @@ pub enum Error {
     },
     /// The trip does not exist, or was removed.
     NoSuchTrip(Name),
+    /// No job file defines the job, or it never ran.
+    NoSuchJob {
+        /// The job.
+        job: Name,
+        /// What to do next.
+        why: String,
+    },
+    /// A job or configuration file is wrong.
+    BadConfiguration {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1; 0 when it is about the whole file.
+        line: usize,
+        /// What is wrong there, and what to do.
+        why: String,
+    },
+    /// A process of this run's own ancestry holds the lock: waiting for it would never end.
+    Nested(Name),
     /// A system call failed.
     Io {
         /// What was being done: a verb.
@@ -120,8 +138,11 @@ impl Error {
         match self {
             Self::Usage(_) => ExitCode::Usage,
             Self::Corrupt { .. } | Self::NotRegular { .. } | Self::BadBatch { .. } => ExitCode::Corrupt,
-            Self::NewerFormat { .. } | Self::UntrustedFileSystem { .. } => ExitCode::Configuration,
-            Self::NoSuchTrip(_) => ExitCode::NotFound,
+            Self::NewerFormat { .. } | Self::UntrustedFileSystem { .. } | Self::BadConfiguration { .. } => {
+                ExitCode::Configuration
+            }
+            Self::NoSuchTrip(_) | Self::NoSuchJob { .. } => ExitCode::NotFound,
+            Self::Nested(_) => ExitCode::NotRun,
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound => ExitCode::NotFound,
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ExitCode::Permission,
@@ -140,13 +161,16 @@ impl Error {
     }
 
     /// Every word that [`Error::kind`] may give.
-    pub const KINDS: [&'static str; 14] = [
+    pub const KINDS: [&'static str; 17] = [
         "usage",
         "corrupt",
         "not_regular_file",
         "bad_batch",
         "newer_format",
         "no_such_trip",
+        "no_such_job",
+        "bad_configuration",
+        "nested",
         "io",
         "not_appended",
         "cannot_create",
@@ -166,6 +190,9 @@ impl Error {
             Self::BadBatch { .. } => "bad_batch",
             Self::NewerFormat { .. } => "newer_format",
             Self::NoSuchTrip(_) => "no_such_trip",
+            Self::NoSuchJob { .. } => "no_such_job",
+            Self::BadConfiguration { .. } => "bad_configuration",
+            Self::Nested(_) => "nested",
             Self::Io { .. } => "io",
             Self::NotAppended { .. } => "not_appended",
             Self::CannotCreate { .. } => "cannot_create",
@@ -201,6 +228,12 @@ impl fmt::Display for Error {
                 path.display(),
                 crate::FORMAT
             ),
+            Self::NoSuchJob { job, why } => write!(f, "no such job: {job}; {why}"),
+            Self::BadConfiguration { path, line: 0, why } => write!(f, "{}: {why}", path.display()),
+            Self::BadConfiguration { path, line, why } => write!(f, "{}: line {line}: {why}", path.display()),
+            Self::Nested(name) => {
+                write!(f, "{name}: a run that this process belongs to holds that lock; waiting for it would never end")
+            }
             Self::NoSuchTrip(name) => write!(f, "no such trip: {name}; `triplock trip list` shows those there are"),
             Self::Io { operation, path, source } => {
                 write!(f, "cannot {operation} {}: {source}", path.display())

@@ -18,7 +18,7 @@ pub enum ExitCode {
     Usage = 64,
     /// State or input cannot be trusted.
     Corrupt = 65,
-    /// No such trip or file.
+    /// No such trip, job or file.
     NotFound = 66,
     /// A bug in triplock.
     Internal = 70,
@@ -36,11 +36,19 @@ pub enum ExitCode {
     Permission = 77,
     /// Wrong configuration, or state of a newer triplock.
     Configuration = 78,
+    /// `run`, `update`: the command reached its time limit.
+    TimeLimit = 124,
+    /// `run`, `update`: triplock itself failed, and the command was not run.
+    NotRun = 125,
+    /// `run`, `update`: the command cannot be executed.
+    NotExecutable = 126,
+    /// `run`, `update`: there is no such command.
+    NoSuchCommand = 127,
 }
 
 impl ExitCode {
     /// Every code, in order.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 19] = [
         Self::Success,
         Self::Unsafe,
         Self::SoldOut,
@@ -56,6 +64,10 @@ impl ExitCode {
         Self::LockLost,
         Self::Permission,
         Self::Configuration,
+        Self::TimeLimit,
+        Self::NotRun,
+        Self::NotExecutable,
+        Self::NoSuchCommand,
     ];
 
     /// The number that the caller sees.
@@ -74,7 +86,7 @@ impl ExitCode {
             }
             Self::Usage => "wrong command line",
             Self::Corrupt => "corrupt state, or a batch with a bad line",
-            Self::NotFound => "no such trip or file",
+            Self::NotFound => "no such trip, job or file",
             Self::Internal => "internal error",
             Self::System => "the operating system refused",
             Self::CannotCreate => "a file or directory cannot be created",
@@ -83,6 +95,10 @@ impl ExitCode {
             Self::LockLost => "the lock was lost while held; nothing was committed",
             Self::Permission => "permission denied",
             Self::Configuration => "wrong configuration, or state written by a newer triplock",
+            Self::TimeLimit => "run, update: the command reached its time limit (137 if it took KILL)",
+            Self::NotRun => "run, update: triplock itself failed; the command was not run",
+            Self::NotExecutable => "run, update: the command cannot be executed",
+            Self::NoSuchCommand => "run, update: there is no such command",
         }
     }
 

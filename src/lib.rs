@@ -44,9 +44,11 @@ pub mod command;
 mod dir;
 mod error;
 pub mod exit;
+pub mod job;
 pub mod lock;
 mod name;
 mod output;
+mod process;
 pub mod race;
 pub mod state;
 

@@ -8,6 +8,6 @@ static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
 fn main() -> ExitCode {
     // A panic has printed its message by now.
-    let code = std::panic::catch_unwind(triplock::command::main).unwrap_or(triplock::exit::ExitCode::Internal);
-    code.into()
+    let code = std::panic::catch_unwind(triplock::command::main);
+    code.unwrap_or(triplock::exit::ExitCode::Internal.code()).into()
 }

@@ -22,10 +22,10 @@ use crate::{
 
 /// Parses the command line, does what it says, and gives the exit code.
 #[doc(hidden)]
-pub fn main() -> ExitCode {
+pub fn main() -> u8 {
     let Cli { global, command } = match Cli::from_arguments() {
         Ok(cli) => cli,
-        Err(error) => return usage(&error),
+        Err(error) => return usage(&error).code(),
     };
     let output = Output::new(&global);
     let done = match command {
@@ -52,7 +52,7 @@ pub fn main() -> ExitCode {
         Command::Race(args) => race::race(&output, &args),
         Command::RaceStudent(args) => race::student(&args),
     };
-    done.unwrap_or_else(|error| output::report(&output, &error, || state_path(&global).ok()))
+    done.unwrap_or_else(|error| output::report(&output, &error, || state_path(&global).ok())).code()
 }
 
 /// The state directory that the command line and the environment name.

@@ -1,0 +1,9 @@
+//! Jobs: commands that must not overlap with themselves, and the ledger of their runs.
+
+mod model;
+mod options;
+
+pub use model::{
+    Counts, EndRequest, Ended, Entry, Event, Last, NotRun, Outcome, Request, RunId, Running, Started, Totals,
+};
+pub use options::{Hold, Options, OutputMode, Policy, Retries};

@@ -1,0 +1,389 @@
+//! What a job's ledger says, and the sums that every line of it carries. Pure: no I/O.
+//!
+//! Each line of `NAME.jsonl` is an [`Entry`] and the [`Totals`] after it, so the last line alone answers what `status`
+//! asks, whatever the ledger's length.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::lock::{Fence, Holder};
+
+/// The number of a run or a non-run of its job, from 1, in the order of the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RunId(pub u64);
+
+impl std::fmt::Display for RunId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What came of a run, or why there was none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The command ended with an exit code that counts as success.
+    Succeeded,
+    /// It ended with another one, or by a signal that triplock did not send.
+    Failed,
+    /// It reached its time limit and was ended.
+    TimedOut,
+    /// Somebody stopped it: `triplock stop`, or TERM, INT or QUIT to its wrapper.
+    Stopped,
+    /// A later run with `--policy replace` ended it.
+    Replaced,
+    /// Its wrapper was killed, so nobody knows how it ended.
+    Lost,
+    /// Not run: somebody held the lock.
+    Skipped,
+    /// Not run: an ancestor holds the lock, so waiting would never end.
+    Refused,
+    /// Not run: it succeeded within its `--once-per`.
+    NotDue,
+    /// Not run: the command cannot be executed, or something that the run needs failed.
+    NotStarted,
+    /// Not run: a signal ended the wait.
+    Interrupted,
+}
+
+impl Outcome {
+    /// Every outcome, runs first.
+    pub const ALL: [Self; 11] = [
+        Self::Succeeded,
+        Self::Failed,
+        Self::TimedOut,
+        Self::Stopped,
+        Self::Replaced,
+        Self::Lost,
+        Self::Skipped,
+        Self::Refused,
+        Self::NotDue,
+        Self::NotStarted,
+        Self::Interrupted,
+    ];
+
+    /// The word, as in JSON.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::TimedOut => "timed_out",
+            Self::Stopped => "stopped",
+            Self::Replaced => "replaced",
+            Self::Lost => "lost",
+            Self::Skipped => "skipped",
+            Self::Refused => "refused",
+            Self::NotDue => "not_due",
+            Self::NotStarted => "not_started",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
+    /// Whether `history --failed` shows it: something went wrong that nobody asked for.
+    pub const fn is_failure(self) -> bool {
+        matches!(self, Self::Failed | Self::TimedOut | Self::Lost | Self::Refused | Self::NotStarted)
+    }
+
+    /// Whether a command was run.
+    pub const fn has_run(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::TimedOut | Self::Stopped | Self::Replaced | Self::Lost)
+    }
+}
+
+/// One line of a ledger, without its sums.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// When the line was written.
+    #[serde(with = "crate::clock::as_rfc3339")]
+    pub time: DateTime<Utc>,
+    /// Node name of the machine.
+    pub host: String,
+    /// The triplock process that wrote it.
+    pub pid: u32,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// An attempt is about to start.
+    Started(Started),
+    /// An attempt ended.
+    Ended(Ended),
+    /// A run that was asked for and did not happen.
+    NotRun(NotRun),
+    /// Somebody is about to end a run.
+    EndRequested(EndRequest),
+}
+
+/// An attempt is about to start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Started {
+    /// Which run.
+    pub run: RunId,
+    /// Which attempt, from 1.
+    pub attempt: u32,
+    /// The fence of the job's lock.
+    pub fence: Fence,
+    /// Which of the job's slots, from 1.
+    pub slot: u32,
+    /// How long the lock was waited for, in seconds.
+    pub wait: f64,
+    /// The command line, shortened.
+    pub command: String,
+    /// The kernel's boot id: a run of another boot is over.
+    pub boot: String,
+    /// The inode of the pid namespace in which `pid` means something.
+    pub pid_namespace: u64,
+    /// Device and inode of the file that `flock --job` locked, instead of the job's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<(u64, u64)>,
+}
+
+/// An attempt ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ended {
+    /// Which run.
+    pub run: RunId,
+    /// Which attempt, from 1.
+    pub attempt: u32,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// Whether another attempt of the same run follows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub again: bool,
+    /// The command's exit code, if it ended with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<u8>,
+    /// The signal that ended it, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// When the attempt started.
+    #[serde(with = "crate::clock::as_rfc3339")]
+    pub start: DateTime<Utc>,
+    /// How long it took, in seconds, by a clock that nobody sets. 0 of a lost run.
+    pub duration: f64,
+    /// Processor time in user mode of the command and the descendants it waited for, in seconds.
+    pub user: f64,
+    /// The same in system mode.
+    pub system: f64,
+    /// Peak resident memory of the largest of those, in bytes.
+    pub peak_memory: u64,
+    /// The fence of the job's lock.
+    pub fence: Fence,
+    /// How long the lock was waited for, in seconds.
+    pub wait: f64,
+    /// What else there is to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// A run that was asked for and did not happen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NotRun {
+    /// The number that it takes.
+    pub run: RunId,
+    /// Why not.
+    pub outcome: Outcome,
+    /// The same for people.
+    pub reason: String,
+    /// Who held the lock, and since when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Holder>,
+    /// How long the lock was waited for, in seconds.
+    pub wait: f64,
+    /// The command line, shortened.
+    pub command: String,
+}
+
+/// How somebody ends a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// `triplock stop`.
+    Stop,
+    /// `run --policy replace`.
+    Replace,
+}
+
+impl Request {
+    /// The outcome of the run that is ended so.
+    pub const fn outcome(self) -> Outcome {
+        match self {
+            Self::Stop => Outcome::Stopped,
+            Self::Replace => Outcome::Replaced,
+        }
+    }
+}
+
+/// Somebody is about to end a run. Written before the first signal, so that the run, or whoever finds its remains,
+/// knows what the signal meant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndRequest {
+    /// Which run is to end.
+    pub run: RunId,
+    /// How.
+    pub request: Request,
+}
+
+/// A run that started and has not ended, as far as the ledger knows; whether it still runs, the lock says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Running {
+    /// Which run.
+    pub run: RunId,
+    /// Which attempt.
+    pub attempt: u32,
+    /// In which slot.
+    pub slot: u32,
+    /// Under which fence.
+    pub fence: Fence,
+    /// Since when.
+    #[serde(with = "crate::clock::as_rfc3339")]
+    pub start: DateTime<Utc>,
+    /// Its wrapper.
+    pub pid: u32,
+    /// How long the lock was waited for, in seconds.
+    pub wait: f64,
+    /// The kernel's boot id when it started.
+    pub boot: String,
+    /// The pid namespace of `pid`.
+    pub pid_namespace: u64,
+    /// Device and inode of the file that `flock --job` locked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<(u64, u64)>,
+    /// Somebody asked for its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<Request>,
+}
+
+/// The last run or non-run that is over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Last {
+    /// Which.
+    pub run: RunId,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// When it was over.
+    #[serde(with = "crate::clock::as_rfc3339")]
+    pub end: DateTime<Utc>,
+    /// The command's exit code, if it ended with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<u8>,
+    /// How long it took, in seconds; 0 when nothing ran.
+    pub duration: f64,
+}
+
+/// How many runs and non-runs came to each outcome. Outcomes that never happened are left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Counts(pub BTreeMap<Outcome, u64>);
+
+impl Counts {
+    /// How many came to that outcome.
+    pub fn of(&self, outcome: Outcome) -> u64 {
+        self.0.get(&outcome).copied().unwrap_or_default()
+    }
+}
+
+/// The sums of all lines up to one.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Totals {
+    /// The number of the last run or non-run; 0 when there was none.
+    pub last_run: u64,
+    /// The highest fence that a run had.
+    pub fence: u64,
+    /// How many came to each outcome.
+    pub counts: Counts,
+    /// Runs without an end, in the order of their slots.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub running: Vec<Running>,
+    /// The last run that is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<Last>,
+    /// The last of all that was asked for and did not run, when that was later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_not_run: Option<Last>,
+    /// When the last success started, in microseconds since 1970: what `--once-per` counts from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_success: Option<i64>,
+}
+
+impl Totals {
+    /// The number of the next run or non-run.
+    pub fn next_run(&self) -> RunId {
+        RunId(self.last_run + 1)
+    }
+
+    /// The run without an end in that slot.
+    pub fn in_slot(&self, slot: u32) -> Option<&Running> {
+        self.running.iter().find(|running| running.slot == slot)
+    }
+
+    /// When the last success started.
+    pub fn last_success(&self) -> Option<DateTime<Utc>> {
+        self.last_success.and_then(DateTime::from_timestamp_micros)
+    }
+
+    /// The sums after one more entry.
+    #[must_use]
+    pub fn after(mut self, entry: &Entry) -> Self {
+        match &entry.event {
+            Event::Started(started) => self.start(entry, started),
+            Event::Ended(ended) => self.end(entry, ended),
+            Event::NotRun(not_run) => {
+                self.last_run = self.last_run.max(not_run.run.0);
+                *self.counts.0.entry(not_run.outcome).or_default() += 1;
+                let NotRun { run, outcome, .. } = *not_run;
+                self.last_not_run = Some(Last { run, outcome, end: entry.time, exit: None, duration: 0.0 });
+            }
+            Event::EndRequested(EndRequest { run, request }) => {
+                if let Some(running) = self.running.iter_mut().find(|running| running.run == *run) {
+                    running.ending = Some(*request);
+                }
+            }
+        }
+        self
+    }
+
+    fn start(&mut self, entry: &Entry, started: &Started) {
+        self.last_run = self.last_run.max(started.run.0);
+        self.fence = self.fence.max(started.fence.0);
+        let before = self.running.iter().find(|running| running.run == started.run);
+        let ending = before.and_then(|running| running.ending);
+        // A slot holds one run: an earlier one in it is over, and whoever took the slot has said how.
+        self.running.retain(|running| running.slot != started.slot && running.run != started.run);
+        self.running.push(Running {
+            run: started.run,
+            attempt: started.attempt,
+            slot: started.slot,
+            fence: started.fence,
+            start: entry.time,
+            pid: entry.pid,
+            wait: started.wait,
+            boot: started.boot.clone(),
+            pid_namespace: started.pid_namespace,
+            file: started.file,
+            ending,
+        });
+        self.running.sort_by_key(|running| running.slot);
+    }
+
+    fn end(&mut self, entry: &Entry, ended: &Ended) {
+        if ended.again {
+            return;
+        }
+        self.running.retain(|running| running.run != ended.run);
+        *self.counts.0.entry(ended.outcome).or_default() += 1;
+        if ended.outcome == Outcome::Succeeded {
+            self.last_success = self.last_success.max(Some(ended.start.timestamp_micros()));
+        }
+        let Ended { run, outcome, exit, duration, .. } = *ended;
+        self.last = Some(Last { run, outcome, end: entry.time, exit, duration });
+    }
+}

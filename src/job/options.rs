@@ -1,0 +1,130 @@
+//! How a job is run: what the command line and the job file come to.
+
+use std::time::Duration;
+
+use crate::{lock::Wait, name::Name};
+
+/// How a job is run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Options {
+    /// What to do while the job's lock is held.
+    pub policy: Policy,
+    /// The exit code of a run that was skipped.
+    pub conflict_exit_code: u8,
+    /// How long an attempt may take.
+    pub time_limit: Option<Duration>,
+    /// How long the job has between the first signal and KILL; zero sends no KILL (as timeout(1) means it).
+    pub kill_after: Duration,
+    /// The first signal, by number.
+    pub signal: i32,
+    /// Attempts after a failure.
+    pub retries: Retries,
+    /// Exit codes that count as success.
+    pub ok_exit: Vec<u8>,
+    /// At most one success within this time.
+    pub once_per: Option<Duration>,
+    /// Wait a random time up to this long before asking for the lock.
+    pub jitter: Duration,
+    /// How many may run at once, 1 to [`Options::MAX_SLOTS`].
+    pub slots: u32,
+    /// Further locks, in byte order, each once.
+    pub locks: Vec<Name>,
+    /// Give the job no lock descriptor.
+    pub close: bool,
+    /// What keeps the lock.
+    pub hold: Hold,
+    /// Where the output goes.
+    pub output: OutputMode,
+    /// How many logs are kept.
+    pub keep_runs: u32,
+    /// How many bytes of output a log keeps.
+    pub log_limit: u64,
+}
+
+/// What to do while the job's lock is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// Do not run.
+    Skip,
+    /// Wait.
+    Wait(Wait),
+    /// End the one that runs, wait until it is gone, then run.
+    Replace,
+}
+
+/// What keeps the lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// The command: when it ends, the lock is free, whatever it left running.
+    Command,
+    /// Whatever still has the lock's descriptor.
+    Tree,
+}
+
+/// Where a job's output goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputMode {
+    /// Where triplock's goes.
+    Inherit,
+    /// To a log.
+    Capture,
+    /// To a log, which is printed if the run fails.
+    OnFailure,
+}
+
+/// Attempts after a failure.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Retries {
+    /// How many, at most.
+    pub count: u32,
+    /// The pause before the first.
+    pub delay: Duration,
+    /// What each further pause is multiplied by.
+    pub backoff: f64,
+    /// No pause is longer.
+    pub max_delay: Duration,
+}
+
+impl Retries {
+    /// The pause after that many failed attempts (1 or more).
+    pub fn pause_after(&self, failed: u32) -> Duration {
+        let factor = self.backoff.powi(i32::try_from(failed.saturating_sub(1)).unwrap_or(i32::MAX));
+        let pause = Duration::try_from_secs_f64(self.delay.as_secs_f64() * factor);
+        pause.unwrap_or(self.max_delay).min(self.max_delay)
+    }
+}
+
+impl Default for Retries {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self { count: 0, delay: seconds(1), backoff: 2.0, max_delay: seconds(300) }
+    }
+}
+
+impl Options {
+    /// No job has more slots.
+    pub const MAX_SLOTS: u32 = 64;
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            policy: Policy::Skip,
+            conflict_exit_code: crate::exit::ExitCode::Busy.code(),
+            time_limit: None,
+            kill_after: Duration::from_secs(10),
+            signal: libc::SIGTERM,
+            retries: Retries::default(),
+            ok_exit: vec![0],
+            once_per: None,
+            jitter: Duration::ZERO,
+            slots: 1,
+            locks: Vec::new(),
+            close: false,
+            hold: Hold::Command,
+            output: OutputMode::Inherit,
+            keep_runs: 20,
+            log_limit: 10 * 1024 * 1024,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Processes: starting one, waiting for it, ending its whole tree, and who keeps a lock.
