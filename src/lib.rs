@@ -48,6 +48,7 @@ pub mod job;
 pub mod lock;
 mod name;
 mod output;
+#[allow(dead_code, unused_imports)]
 mod process;
 pub mod race;
 pub mod state;
