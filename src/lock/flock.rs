@@ -28,19 +28,20 @@ pub(super) fn exclusive(file: &File, until: Until) -> io::Result<bool> {
     let blocking = || fs2::FileExt::lock_exclusive(file);
     match until {
         Until::Now => try_exclusive(file),
-        Until::Never => loop {
+        Until::Never if !signals::are_held_back() => loop {
             match blocking() {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => signals::interrupted()?,
                 other => return other.map(|()| true),
             }
         },
-        Until::At(deadline) => {
+        Until::Never | Until::At(_) => {
+            let deadline = if let Until::At(deadline) = until { Some(deadline) } else { None };
             let _alarm = timer::Alarm::at(deadline)?;
             loop {
                 match blocking() {
                     Err(e) if e.kind() == io::ErrorKind::Interrupted => {
                         signals::interrupted()?;
-                        if Instant::now() >= deadline {
+                        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                             return Ok(false);
                         }
                     }

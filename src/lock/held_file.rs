@@ -87,6 +87,11 @@ impl HeldFile {
         self.file.as_ref().expect("it is there until it is released")
     }
 
+    /// Closes the descriptor without releasing: whoever inherited it keeps the lock.
+    pub(crate) fn abandon(mut self) {
+        self.file = None;
+    }
+
     /// Releases the lock and gives the file back, for the next acquisition. (Two holders must never share one: the
     /// kernel would take them for the same.)
     pub(crate) fn release(mut self) -> Option<(File, FileId)> {

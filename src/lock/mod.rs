@@ -26,7 +26,7 @@ pub(crate) use held_file::{HeldFile, Missing, Taken, read_head};
 pub use holder::{Holder, Identity};
 pub(crate) use lease::is_sole_opener;
 pub use memory::{MemoryGuard, MemoryLock};
-pub(crate) use signals::{Deferred, signal_arrived};
+pub(crate) use signals::{Deferred, arrived, signal_arrived};
 
 use crate::{error::Result, name::Name};
 
