@@ -9,6 +9,7 @@
 //! with one blocking flock(2), never by polling (a poller every 50 ms got a contended lock 1 time in 12; a sleeper,
 //! 80 times of 80).
 
+mod any;
 mod file;
 mod flock;
 mod held_file;
