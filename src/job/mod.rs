@@ -1,6 +1,8 @@
 //! Jobs: commands that must not overlap with themselves, and the ledger of their runs.
 
+mod acquire;
 mod backwards;
+mod course;
 mod files;
 mod ledger;
 #[cfg(test)]
@@ -10,6 +12,9 @@ mod model;
 mod options;
 mod place;
 mod remains;
+mod run;
+mod stop;
+mod supervise;
 
 #[allow(unused_imports)]
 pub(crate) use backwards::Backwards;
@@ -25,3 +30,5 @@ pub use options::{Hold, Options, OutputMode, Policy, Retries};
 pub(crate) use place::Place;
 #[allow(unused_imports)]
 pub(crate) use remains::remains;
+pub(crate) use run::{Done, Run};
+pub(crate) use stop::{StopJob, stop};

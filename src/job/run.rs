@@ -11,7 +11,7 @@
 //! 5. Its end is appended first, then the locks are released, then the ledger is synced: whoever gets the lock next finds
 //!    our end, and does not wait for our disk.
 
-use std::{ffi::OsString, time::Duration};
+use std::{ffi::OsString, sync::Arc, time::Duration};
 
 use super::{
     acquire::{Acquired, Asking, Locks},
@@ -24,11 +24,12 @@ use super::{
     supervise::pause,
 };
 use crate::{
+    clock::SystemClock,
     dir::StateDir,
     error::{Error, Result},
     exit::ExitCode,
     held::Held,
-    lock::{Fence, Guard as _, Holder, arrived},
+    lock::{Fence, Guard as _, Holder, Identity, arrived},
     name::Name,
     process::{self, Signals},
 };
@@ -70,7 +71,7 @@ impl Run<'_> {
     /// What kept triplock from running it: nothing was run.
     pub(crate) fn run(&self) -> Result<Done> {
         let files = JobFiles::new(JobFiles::make_directory(self.state)?, self.job.clone());
-        let ledger = JobLedger::open(files.clone());
+        let ledger = JobLedger::new(files.clone(), Arc::new(Identity::current()), Arc::new(SystemClock));
         if let Some(signal) = self.wait_a_random_time()? {
             return self.not_run(&ledger, Outcome::Interrupted, interrupted(signal), None, Duration::ZERO);
         }
@@ -170,7 +171,7 @@ impl Run<'_> {
 
     /// The command line, shortened.
     fn command_line(&self) -> String {
-        crate::lock::shortened(self.command.iter().map(OsString::as_os_str))
+        crate::lock::shortened(self.command.iter())
     }
 
     /// The start of the first attempt, durable; `None` when the run is not due, which is recorded then.

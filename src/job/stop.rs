@@ -14,20 +14,24 @@
 
 use std::{
     os::fd::{AsFd as _, BorrowedFd},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use rustix::process::Signal;
 
 use super::{
+    files::JobFiles,
     ledger::JobLedger,
     model::{EndRequest, Event, Request, RunId},
     remains::remains,
 };
 use crate::{
-    dir::FileId,
+    clock::SystemClock,
+    dir::{FileId, StateDir},
     error::{Error, Result},
-    lock::FileLock,
+    lock::{FileLock, Identity},
+    name::Name,
     process::{Handle, Keepers, Signals, keepers, keeps, kill_tree_of, wait_for},
 };
 
@@ -66,9 +70,9 @@ enum Waited {
 
 impl Stop<'_> {
     pub(super) fn end(&self) -> Result<Stopped> {
-        let Some((note, id)) = self.locks.note_of(self.file)? else { return Ok(Stopped::NothingThere) };
         let mut requested: Option<Option<RunId>> = None;
         loop {
+            let Some((note, id)) = self.locks.note_of(self.file)? else { return Ok(Stopped::NothingThere) };
             let who = self.keepers(id)?;
             if who.is_empty() {
                 self.conclude(requested.flatten())?;
@@ -205,4 +209,35 @@ impl Stop<'_> {
         }
         Ok(Waited::Ended)
     }
+}
+
+/// A job whose runs are to end.
+pub(crate) struct StopJob<'a> {
+    pub(crate) state: &'a StateDir,
+    pub(crate) job: &'a Name,
+    /// Until KILL; zero sends none.
+    pub(crate) grace: Duration,
+}
+
+/// Ends every run of a job, without a successor. Gives how many there were.
+///
+/// # Errors
+/// `NoSuchJob`; `Denied` when a process that keeps the lock is somebody else's.
+pub(crate) fn stop(what: &StopJob) -> Result<u32> {
+    let unknown = || Error::NoSuchJob { job: what.job.clone(), why: "`triplock status` shows those there are".to_owned() };
+    let dir = JobFiles::directory(what.state)?.ok_or_else(unknown)?;
+    let files = JobFiles::new(dir, what.job.clone());
+    if !files.exist()? {
+        return Err(unknown());
+    }
+    let ledger = JobLedger::new(files.clone(), Arc::new(Identity::current()), Arc::new(SystemClock));
+    let locks = ledger.locks();
+    let mut ended = 0;
+    for slot in files.slots()? {
+        let file = files.lock(slot);
+        let (request, grace) = (Request::Stop, what.grace);
+        let stop = Stop { locks: &locks, ledger: &ledger, file: &file, slot, request, grace, interrupt: None };
+        ended += u32::from(stop.end()? == Stopped::Gone);
+    }
+    Ok(ended)
 }

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 pub use file::{FileGuard, FileLock};
 pub(crate) use held_file::{HeldFile, Missing, Taken, read_head};
+pub(crate) use holder::shortened;
 pub use holder::{Holder, Identity};
 pub(crate) use lease::is_sole_opener;
 pub use memory::{MemoryGuard, MemoryLock};
