@@ -1,6 +1,7 @@
 //! The command line: what can be said, and nothing of what it does.
 
 mod plain;
+mod run;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -10,6 +11,7 @@ use clap::{
 };
 
 use crate::{
+    duration::parse as duration,
     name::{Name, RequestId, Student},
     race::{Delay, LockKind, Place},
 };
@@ -259,38 +261,9 @@ fn seats(given: &str) -> Result<u32, String> {
     }
 }
 
-/// A duration: seconds with decimals, or a number with a unit.
-pub(crate) fn duration(given: &str) -> Result<Duration, String> {
-    let wrong = || "give seconds (0.3) or a number with a unit (90s 5m 1h 1d)".to_owned();
-    let (number, unit) = match given.strip_suffix(['s', 'm', 'h', 'd']) {
-        Some(number) => (number, &given[number.len()..]),
-        None => (given, "s"),
-    };
-    let seconds = match unit {
-        "m" => 60.0,
-        "h" => 3600.0,
-        "d" => 86400.0,
-        _ => 1.0,
-    };
-    if !number.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
-        return Err(wrong());
-    }
-    let number: f64 = number.parse().map_err(|_| wrong())?;
-    Duration::try_from_secs_f64(number * seconds).map_err(|_| wrong())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations() {
-        assert_eq!(duration("0.3"), Ok(Duration::from_millis(300)));
-        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
-        for bad in ["", "s", "-1", "1e3", "1w", "inf", "5 m", "1.2.3", "ß"] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -2,6 +2,8 @@
 
 mod model;
 mod options;
+pub(crate) mod settings;
+pub(crate) mod signal;
 
 pub use model::{
     Counts, EndRequest, Ended, Entry, Event, Last, NotRun, Outcome, Request, RunId, Running, Started, Totals,
