@@ -42,6 +42,7 @@ pub mod clock;
 #[doc(hidden)]
 pub mod command;
 mod dir;
+mod duration;
 mod error;
 pub mod exit;
 mod held;

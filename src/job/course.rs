@@ -164,16 +164,17 @@ impl Course<'_> {
             false => std::iter::once(&locks.job).chain(&locks.named).map(crate::lock::FileGuard::descriptor).collect(),
         };
         let output = log.as_ref().map(|log| log.output());
+        let environment = self.environment(attempt, locks);
         let spawn = Spawn {
             program,
-            env: self.environment(attempt, locks),
+            environment: &environment,
             stdin: None,
             stdout: output,
             stderr: output,
-            inherit,
+            inherit: &inherit,
             own_group: !foreground,
-            cgroup: cgroup.as_ref(),
-            mask: self.signals.mask_before(),
+            cgroup: cgroup.as_ref().map(Cgroup::as_fd),
+            mask: Some(self.signals.before()),
         };
         let child = match spawn.start() {
             Ok(child) => child,

@@ -13,6 +13,8 @@ mod options;
 mod place;
 mod remains;
 mod run;
+pub(crate) mod settings;
+pub(crate) mod signal;
 mod stop;
 mod supervise;
 

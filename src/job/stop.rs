@@ -13,12 +13,14 @@
 //! The lock itself is never taken, so nobody who starts meanwhile is skipped because of the stop.
 
 use std::{
-    os::fd::{AsFd as _, BorrowedFd},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use rustix::process::Signal;
+use rustix::{
+    event::{PollFd, PollFlags},
+    process::Signal,
+};
 
 use super::{
     files::JobFiles,
@@ -197,9 +199,9 @@ impl Stop<'_> {
                 if left.is_some_and(|left| left.is_zero()) {
                     return Ok(Waited::TimeIsUp);
                 }
-                let mut fds: Vec<BorrowedFd<'_>> = vec![handle.as_fd()];
-                fds.extend(self.interrupt.map(|signals| signals.as_fd()));
-                wait_for(&fds, left).map_err(failed)?;
+                let mut fds = vec![PollFd::new(handle, PollFlags::IN)];
+                fds.extend(self.interrupt.map(|signals| PollFd::new(signals, PollFlags::IN)));
+                wait_for(&mut fds, left).map_err(failed)?;
                 if let Some(signals) = self.interrupt {
                     if let Some(signal) = super::supervise::ending_signal(signals).map_err(failed)? {
                         return Ok(Waited::Interrupted(signal));

@@ -13,9 +13,10 @@
 
 use std::{
     io,
-    os::fd::{AsFd as _, BorrowedFd},
     time::{Duration, Instant},
 };
+
+use rustix::event::{PollFd, PollFlags};
 
 use super::{log::Log, options::Options};
 use crate::process::{Ended, Received, Signals, Tree, wait_for};
@@ -91,7 +92,7 @@ impl Supervisor<'_> {
                 }
             }
             self.sleep(&state)?;
-            while let Some(received) = self.signals.read()? {
+            while let Some(received) = self.signals.read() {
                 self.pass_on(tree, received, &mut state)?;
             }
             self.keep_limits(tree, &mut state)?;
@@ -113,12 +114,12 @@ impl Supervisor<'_> {
         let due = [limit, state.kill_at].into_iter().flatten().min().map(|at| at.saturating_duration_since(now));
         let rest = self.log.as_mut().and_then(|log| log.due());
         let timeout = [due, rest].into_iter().flatten().min();
-        let signals = self.signals.as_fd();
+        let signals = PollFd::new(self.signals, PollFlags::IN);
         // While the log rests, its growth wakes nobody.
         let growth = self.log.as_ref().filter(|_| rest.is_none()).and_then(|log| log.watch());
         match growth {
-            Some(growth) => wait_for(&[signals, growth], timeout)?,
-            None => wait_for(&[signals], timeout)?,
+            Some(growth) => wait_for(&mut [signals, PollFd::from_borrowed_fd(growth, PollFlags::IN)], timeout)?,
+            None => wait_for(&mut [signals], timeout)?,
         };
         if let Some(log) = &mut self.log {
             log.enforce_limit();
@@ -181,8 +182,7 @@ pub(super) fn pause(signals: &Signals, pause: Duration) -> io::Result<Option<i32
         if left.is_some_and(|left| left.is_zero()) {
             return Ok(None);
         }
-        let fds: [BorrowedFd<'_>; 1] = [signals.as_fd()];
-        wait_for(&fds, left)?;
+        wait_for(&mut [PollFd::new(signals, PollFlags::IN)], left)?;
         if let Some(signal) = ending_signal(signals)? {
             return Ok(Some(signal));
         }
@@ -192,7 +192,7 @@ pub(super) fn pause(signals: &Signals, pause: Duration) -> io::Result<Option<i32
 /// The first of the signals that have come that ends a wait. A stop is obeyed, the others mean nothing while no
 /// command runs.
 pub(super) fn ending_signal(signals: &Signals) -> io::Result<Option<i32>> {
-    while let Some(Received { signal, .. }) = signals.read()? {
+    while let Some(Received { signal, .. }) = signals.read() {
         match signal {
             libc::SIGTERM | libc::SIGINT | libc::SIGQUIT | libc::SIGHUP => return Ok(Some(signal)),
             libc::SIGTSTP => stop_ourselves()?,
