@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 pub use file::{FileGuard, FileLock};
 pub(crate) use held_file::{HeldFile, Missing, Taken, read_head};
 pub use holder::{Holder, Identity};
-pub(crate) use lease::is_sole_opener;
+pub(crate) use lease::{Openers, is_sole_opener, other_openers};
 pub use memory::{MemoryGuard, MemoryLock};
 pub(crate) use signals::{Deferred, signal_arrived};
 
