@@ -51,7 +51,7 @@ impl Logs {
         for run in self.runs()? {
             // One that was removed meanwhile is none.
             let Some((_, stat)) = self.open_log(run)? else { continue };
-            let cut = self.cut_of(run, stat)?.map_or(0, |cut| cut.length());
+            let cut = self.cut_of(run, stat)?.map_or(0, Cut::length);
             logs.push(LogFile { run, bytes: stat.size.saturating_sub(cut), cut });
         }
         Ok(logs)
