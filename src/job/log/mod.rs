@@ -43,7 +43,7 @@ use crate::{
 /// The log of a run that goes on.
 ///
 /// Its owner polls [`Log::watch`] for reading (when there is one), wakes when [`Log::due`] is over, and then calls
-/// [`Log::look`].
+/// [`Log::enforce_limit`].
 #[derive(Debug)]
 pub(crate) struct Log {
     logs: Logs,
@@ -77,7 +77,7 @@ impl Log {
 
     /// Keeps the log to its limit. Cheap, and does nothing before it is due, so that it may be called after every
     /// wake-up. What fails here does not fail the run: the log's end says so.
-    pub(crate) fn look(&mut self) {
+    pub(crate) fn enforce_limit(&mut self) {
         self.limit.look(&self.logs, self.run, &self.file);
     }
 

@@ -148,13 +148,13 @@ fn a_chatty_job_does_not_wake_its_wrapper_for_every_write() {
     let mut log = place.log(1, 1 << 20);
     assert!(log.due().is_some() && log.watch().is_none(), "a short run is not watched");
     std::thread::sleep(limit::SHORT);
-    log.look();
+    log.enforce_limit();
     assert!(log.due().is_none() && log.watch().is_some(), "from then on it is");
     log.file.write_all(b"x").unwrap();
-    log.look();
+    log.enforce_limit();
     assert!(log.due().is_some() && log.watch().is_none(), "and then it rests");
     std::thread::sleep(log.due().unwrap());
-    log.look();
+    log.enforce_limit();
     assert!(log.due().is_none() && log.watch().is_some(), "until nothing more comes");
 }
 
