@@ -8,6 +8,7 @@ mod ledger;
 #[cfg(test)]
 mod ledger_properties;
 mod line;
+pub(crate) mod log;
 mod model;
 mod options;
 mod place;
