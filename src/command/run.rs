@@ -64,10 +64,10 @@ fn tell(output: &Output, args: &cli::Run, done: &Done) {
 
 /// `stop`.
 pub(super) fn stop(output: &Output, global: &Global, args: &cli::Stop) -> anyhow::Result<ExitCode> {
-    let unknown = || Error::NoSuchJob { job: args.job.clone(), why: "`triplock status` shows those there are".to_owned() };
+    let unknown =
+        || Error::NoSuchJob { job: args.job.clone(), why: "`triplock status` shows those there are".to_owned() };
     let state = StateDir::open_existing(&state_path(global)?, global.allow_network_fs)?.ok_or_else(unknown)?;
-    let grace = args.kill_after.unwrap_or(Options::default().kill_after);
-    let ended = job::stop(&StopJob { state: &state, job: &args.job, grace })?;
+    let ended = job::stop(&StopJob { state: &state, job: &args.job, grace: args.kill_after })?;
     if ended == 0 {
         let mut details = serde_json::Map::new();
         details.insert("job".to_owned(), args.job.as_str().into());

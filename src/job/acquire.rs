@@ -39,11 +39,21 @@ pub(super) struct Locks {
 pub(super) enum Acquired {
     Granted(Locks),
     /// Somebody holds that lock.
-    Busy { lock: String, holder: Option<Holder>, waited: Duration },
+    Busy {
+        lock: String,
+        holder: Option<Holder>,
+        waited: Duration,
+    },
     /// An ancestor of ours holds that lock.
-    Nested { lock: Name, waited: Duration },
+    Nested {
+        lock: Name,
+        waited: Duration,
+    },
     /// A signal ended the wait.
-    Interrupted { signal: i32, waited: Duration },
+    Interrupted {
+        signal: i32,
+        waited: Duration,
+    },
 }
 
 /// Who asks, and for what.

@@ -68,7 +68,9 @@ impl Course<'_> {
         let start = self.ledger.now();
         let created = match self.options.output {
             OutputMode::Inherit => Ok(None),
-            OutputMode::Capture | OutputMode::OnFailure => Log::create(self.files, self.run, self.options.log_limit).map(Some),
+            OutputMode::Capture | OutputMode::OnFailure => {
+                Log::create(&self.files.dir, self.job, self.run, self.options.log_limit).map(Some)
+            }
         };
         let (attempt, verdict) = match created {
             Ok(created) => {
@@ -81,7 +83,9 @@ impl Course<'_> {
         let mut outcome = verdict.outcome;
         let ended = self.ledger.append(|totals| {
             // Whoever ended us may have recorded that already.
-            let Some(running) = totals.in_slot(slot).filter(|running| running.run == self.run) else { return Vec::new() };
+            let Some(running) = totals.in_slot(slot).filter(|running| running.run == self.run) else {
+                return Vec::new();
+            };
             if let (Some(request), true) = (running.ending, verdict.may_be_requested()) {
                 outcome = request.outcome();
             }
@@ -119,7 +123,8 @@ impl Course<'_> {
         let mut attempt = 1;
         loop {
             let verdict = self.attempt(attempt, &program, locks, log.as_deref_mut(), warnings);
-            let again = matches!(verdict.outcome, Outcome::Failed | Outcome::TimedOut) && attempt <= self.options.retries.count;
+            let again =
+                matches!(verdict.outcome, Outcome::Failed | Outcome::TimedOut) && attempt <= self.options.retries.count;
             if !again || self.is_unwanted(locks.slot) {
                 return (attempt, verdict);
             }
@@ -277,6 +282,15 @@ impl Course<'_> {
             reason: verdict.why.clone(),
         }
     }
+}
+
+/// Prints the log if it is to be seen, and tidies up the logs.
+fn finish(mut log: Log, show: bool, outcome: Outcome, keep: u32) -> Result<()> {
+    if show {
+        // That nobody reads it is no reason to fail.
+        let _ = log.print(&mut std::io::stdout().lock())?;
+    }
+    log.finish(keep, outcome == Outcome::Succeeded)
 }
 
 impl Verdict {

@@ -91,9 +91,9 @@ impl Run<'_> {
             Acquired::Granted(locks) => locks,
             Acquired::Busy { lock, holder, waited } => return self.busy(&ledger, &lock, holder, waited),
             Acquired::Nested { lock, waited } => {
-                let error = Error::Nested(lock);
-                let why = (error.to_string(), error.exit_code().code());
-                return self.not_run(&ledger, Outcome::Refused, why, None, waited);
+                let why =
+                    format!("a run that this process belongs to holds lock {lock}; waiting for it would never end");
+                return self.not_run(&ledger, Outcome::Refused, (why, ExitCode::NotRun.code()), None, waited);
             }
             Acquired::Interrupted { signal, waited } => {
                 return self.not_run(&ledger, Outcome::Interrupted, interrupted(signal), None, waited);
@@ -220,7 +220,7 @@ impl Run<'_> {
         let (once_per, last) = (self.options.once_per?, totals.last_success()?);
         // A success in the future means that the clock was set back: better once too often than never again.
         let since = (now - last).to_std().ok()?;
-        (since < once_per).then(|| format!("it succeeded {} ago", humane(since)))
+        (since < once_per).then(|| format!("its last success started {} s ago", since.as_secs()))
     }
 }
 

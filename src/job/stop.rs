@@ -100,10 +100,12 @@ impl Stop<'_> {
         if keepers.is_empty() && locked && unreadable > 0 {
             return Err(Error::Denied {
                 path: self.locks.path_of(self.file),
-                why: "is locked by a process that this user may not look into; stop it as its owner or as root".to_owned(),
+                why: "is locked by a process that this user may not look into; stop it as its owner or as root"
+                    .to_owned(),
             });
         }
-        let mut pids: Vec<_> = keepers.iter().map(|keeper| keeper.pid).filter(|pid| *pid != std::process::id()).collect();
+        let mut pids: Vec<_> =
+            keepers.iter().map(|keeper| keeper.pid).filter(|pid| *pid != std::process::id()).collect();
         pids.dedup();
         Ok(pids)
     }
@@ -126,7 +128,11 @@ impl Stop<'_> {
         self.ledger
             .append(|totals| {
                 let still_there = totals.in_slot(self.slot).is_some_and(|running| running.run == run);
-                if still_there { remains(totals, self.slot, &boot).map(Event::Ended).into_iter().collect() } else { Vec::new() }
+                if still_there {
+                    remains(totals, self.slot, &boot).map(Event::Ended).into_iter().collect()
+                } else {
+                    Vec::new()
+                }
             })?
             .sync()
     }
@@ -140,7 +146,10 @@ impl Stop<'_> {
     fn signal(&self, handle: &Handle, signal: Signal) -> Result<()> {
         let denied = |_| Error::Denied {
             path: self.locks.path_of(self.file),
-            why: format!("pid {} keeps the lock, and this user may not signal it; stop it as its owner or as root", handle.pid()),
+            why: format!(
+                "pid {} keeps the lock, and this user may not signal it; stop it as its owner or as root",
+                handle.pid()
+            ),
         };
         handle.signal(signal).map_err(denied)
     }
@@ -226,7 +235,8 @@ pub(crate) struct StopJob<'a> {
 /// # Errors
 /// `NoSuchJob`; `Denied` when a process that keeps the lock is somebody else's.
 pub(crate) fn stop(what: &StopJob) -> Result<u32> {
-    let unknown = || Error::NoSuchJob { job: what.job.clone(), why: "`triplock status` shows those there are".to_owned() };
+    let unknown =
+        || Error::NoSuchJob { job: what.job.clone(), why: "`triplock status` shows those there are".to_owned() };
     let dir = JobFiles::directory(what.state)?.ok_or_else(unknown)?;
     let files = JobFiles::new(dir, what.job.clone());
     if !files.exist()? {

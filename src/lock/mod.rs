@@ -28,7 +28,7 @@ pub(crate) use holder::shortened;
 pub use holder::{Holder, Identity};
 pub(crate) use lease::{Openers, is_sole_opener, other_openers};
 pub use memory::{MemoryGuard, MemoryLock};
-pub(crate) use signals::{Deferred, arrived, signal_arrived};
+pub(crate) use signals::{Deferred, arrived, handled_signals, signal_arrived};
 
 use crate::{error::Result, name::Name};
 

@@ -23,7 +23,7 @@ use std::{
 const REFIRE: Duration = Duration::from_millis(5);
 
 /// Which signal: a real-time one, since the others belong to somebody. C libraries keep the first few themselves.
-fn signal() -> libc::c_int {
+pub(super) fn signal() -> libc::c_int {
     libc::SIGRTMIN() + 7
 }
 
