@@ -1,5 +1,6 @@
 //! Jobs: commands that must not overlap with themselves, and the ledger of their runs.
 
+pub(crate) mod definition;
 mod model;
 mod options;
 pub(crate) mod settings;
