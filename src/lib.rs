@@ -41,6 +41,7 @@ mod cli;
 pub mod clock;
 #[doc(hidden)]
 pub mod command;
+mod config;
 mod dir;
 mod duration;
 mod error;

@@ -1,7 +1,7 @@
 //! The command line: what can be said, and nothing of what it does.
 
 mod plain;
-mod run;
+pub(crate) mod run;
 
 use std::{path::PathBuf, time::Duration};
 

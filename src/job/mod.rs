@@ -3,6 +3,7 @@
 mod acquire;
 mod backwards;
 mod course;
+pub(crate) mod definition;
 mod files;
 mod ledger;
 #[cfg(test)]
