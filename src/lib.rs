@@ -41,9 +41,12 @@ mod cli;
 pub mod clock;
 #[doc(hidden)]
 pub mod command;
+mod config;
 mod dir;
+mod duration;
 mod error;
 pub mod exit;
+mod held;
 pub mod job;
 pub mod lock;
 mod name;
@@ -51,6 +54,7 @@ mod output;
 #[allow(dead_code, unused_imports)]
 mod process;
 pub mod race;
+mod sealed;
 pub mod state;
 
 pub use booking::{Change, Event, Refusal, Request};

@@ -25,3 +25,5 @@ pub(crate) use signals::{Mask, Received, Signals};
 pub(crate) use spawn::{Spawn, SpawnError};
 pub(crate) use table::{ProcessInfo, command_line, descendants, info};
 pub(crate) use wait::wait_for;
+mod temporary;
+pub(crate) use temporary::*;
