@@ -11,6 +11,8 @@
 //!    is recorded here.
 //!
 //! The lock itself is never taken, so nobody who starts meanwhile is skipped because of the stop.
+//! Whoever gets it as soon as it is free is told from the run that was meant by the process that took the lock, which
+//! every descriptor's fdinfo names.
 
 use std::{
     sync::Arc,
@@ -35,7 +37,7 @@ use crate::{
     error::{Error, Result},
     lock::{FileLock, Identity},
     name::Name,
-    process::{Handle, Keepers, Signals, keepers, keeps, kill_tree_of, wait_for},
+    process::{Handle, Keeper, Keepers, Signals, keepers, keeps, kill_tree_of, wait_for},
 };
 
 /// How long a wrapper whose job is gone may take to record that.
@@ -64,6 +66,13 @@ pub(super) struct Stop<'a> {
     pub(super) interrupt: Option<&'a Signals>,
 }
 
+/// The run that is to end, told from its successors: a lock knows which process took it.
+struct Meant {
+    taker: u32,
+    /// The run in the ledger.
+    run: Option<RunId>,
+}
+
 /// What a wait came to.
 enum Waited {
     Ended,
@@ -73,21 +82,25 @@ enum Waited {
 
 impl Stop<'_> {
     pub(super) fn end(&self) -> Result<Stopped> {
-        let mut requested: Option<Option<RunId>> = None;
+        let mut meant: Option<Meant> = None;
         loop {
-            let Some((note, id)) = self.locks.note_of(self.file)? else { return Ok(Stopped::NothingThere) };
-            let who = self.keepers(id)?;
-            if who.is_empty() {
-                self.conclude(requested.flatten())?;
-                return Ok(if requested.is_some() { Stopped::Gone } else { Stopped::NothingThere });
+            let Some((_, id)) = self.locks.note_of(self.file)? else { return Ok(Stopped::NothingThere) };
+            let mut who = self.keepers(id)?;
+            if let Some(meant) = &meant {
+                // Somebody who got the lock since then is not meant.
+                who.retain(|keeper| keeper.taker == meant.taker || keeper.taker == 0);
             }
-            if requested.is_none() {
-                requested = Some(self.record()?);
+            let Some(taker) = who.first().map(|keeper| keeper.taker) else {
+                let Some(meant) = meant else { return Ok(Stopped::NothingThere) };
+                self.conclude(meant.run)?;
+                return Ok(Stopped::Gone);
+            };
+            if meant.is_none() {
+                meant = Some(Meant { taker, run: self.record(taker)? });
             }
-            let wrapper = note.as_ref().map(|note| note.pid).filter(|pid| who.contains(pid));
-            let waited = match wrapper {
-                Some(wrapper) => self.end_wrapper(wrapper, id)?,
-                None => self.end_orphans(&who, id)?,
+            let waited = match who.iter().any(|keeper| keeper.pid == taker) {
+                true => self.end_wrapper(taker, id)?,
+                false => self.end_orphans(&who, id)?,
             };
             if let Waited::Interrupted(signal) = waited {
                 return Ok(Stopped::Interrupted(signal));
@@ -96,26 +109,26 @@ impl Stop<'_> {
     }
 
     /// Every process that is proven to keep the lock, this one excepted: a job may stop itself.
-    fn keepers(&self, id: FileId) -> Result<Vec<u32>> {
+    fn keepers(&self, id: FileId) -> Result<Vec<Keeper>> {
         let failed = |e| Error::io("read", "/proc", e);
-        let Keepers { keepers: found, unreadable, locked } = keepers(id).map_err(failed)?;
-        if found.is_empty() && locked && unreadable > 0 {
+        let Keepers { mut keepers, unreadable, locked } = keepers(id).map_err(failed)?;
+        if keepers.is_empty() && locked && unreadable > 0 {
             return Err(Error::Denied {
                 path: self.locks.path_of(self.file),
                 why: "is locked by a process that this user may not look into; stop it as its owner or as root"
                     .to_owned(),
             });
         }
-        let mut pids: Vec<_> = found.iter().map(|keeper| keeper.pid).filter(|pid| *pid != std::process::id()).collect();
-        pids.dedup();
-        Ok(pids)
+        keepers.retain(|keeper| keeper.pid != std::process::id());
+        Ok(keepers)
     }
 
-    /// The run whose end is now asked for, if the ledger knows one in this slot.
-    fn record(&self) -> Result<Option<RunId>> {
+    /// The run whose end is now asked for, if the ledger knows one of that wrapper in this slot.
+    fn record(&self, wrapper: u32) -> Result<Option<RunId>> {
         let mut asked = None;
         let appended = self.ledger.append(|totals| {
-            asked = totals.in_slot(self.slot).map(|running| running.run);
+            let running = totals.in_slot(self.slot).filter(|running| wrapper == 0 || running.pid == wrapper);
+            asked = running.map(|running| running.run);
             asked.map(|run| Event::EndRequested(EndRequest { run, request: self.request })).into_iter().collect()
         })?;
         appended.sync()?;
@@ -149,7 +162,7 @@ impl Stop<'_> {
             path: self.locks.path_of(self.file),
             why: format!(
                 "pid {} keeps the lock, and this user may not signal it; stop it as its owner or as root",
-                handle.process().pid
+                handle.pid()
             ),
         };
         handle.signal(signal).map(drop).map_err(denied)
@@ -172,10 +185,10 @@ impl Stop<'_> {
         self.wait(std::slice::from_ref(&wrapper), None)
     }
 
-    fn end_orphans(&self, who: &[u32], id: FileId) -> Result<Waited> {
+    fn end_orphans(&self, who: &[Keeper], id: FileId) -> Result<Waited> {
         let mut handles = Vec::new();
-        for pid in who {
-            handles.extend(self.open(*pid, id)?);
+        for keeper in who {
+            handles.extend(self.open(keeper.pid, id)?);
         }
         for handle in &handles {
             self.signal(handle, Signal::TERM)?;
@@ -185,15 +198,25 @@ impl Stop<'_> {
             Waited::TimeIsUp => {}
             waited => return Ok(waited),
         }
-        // Again from the start: some may have let go of the lock, and are nobody's business any more.
-        let mut left = Vec::new();
-        for pid in self.keepers(id)? {
-            left.extend(self.open(pid, id)?);
+        for handle in &handles {
+            // Who has let go of the lock meanwhile is nobody's business any more.
+            if !handle.has_ended() && keeps(handle.pid(), id).unwrap_or(true) {
+                self.signal(handle, Signal::KILL)?;
+            }
         }
-        for handle in &left {
-            self.signal(handle, Signal::KILL)?;
+        self.wait_for_release(&handles, id)
+    }
+
+    /// Waits until each has ended or let go of the lock: one that did is not ours to wait for.
+    fn wait_for_release(&self, handles: &[Handle], id: FileId) -> Result<Waited> {
+        for handle in handles {
+            if keeps(handle.pid(), id).unwrap_or(true) {
+                if let Waited::Interrupted(signal) = self.wait(std::slice::from_ref(handle), None)? {
+                    return Ok(Waited::Interrupted(signal));
+                }
+            }
         }
-        self.wait(&left, None)
+        Ok(Waited::Ended)
     }
 
     fn deadline(&self) -> Option<Instant> {

@@ -120,6 +120,8 @@ pub(crate) struct Keeper {
     pub(crate) fd: u32,
     /// Whether it keeps everybody else out, or only those who want to.
     pub(crate) is_exclusive: bool,
+    /// The process that took the lock, which may be gone; 0 when it is gone and we are in a pid namespace of our own.
+    pub(crate) taker: u32,
 }
 
 /// Who keeps a file locked, as far as can be seen.
@@ -181,7 +183,7 @@ fn keeper(pid: u32, file: FileId) -> io::Result<Option<Keeper>> {
             Ok(text) => {
                 let locks = text.lines().filter_map(|line| Line::parse(line.strip_prefix("lock:")?));
                 if let Some(lock) = locks.into_iter().find(|lock| lock.inode == file.inode) {
-                    return Ok(Some(Keeper { pid, fd, is_exclusive: lock.is_exclusive }));
+                    return Ok(Some(Keeper { pid, fd, is_exclusive: lock.is_exclusive, taker: lock.pid }));
                 }
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
