@@ -78,7 +78,9 @@ impl Latch {
     }
 
     /// Lets them go.
-    pub(crate) fn open(self) {}
+    pub(crate) fn open(self) {
+        drop(self.file);
+    }
 }
 
 /// The process that is told apart by more than its number.

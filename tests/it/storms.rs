@@ -250,8 +250,8 @@ fn a_kill_at_any_call_of_a_run_does_no_harm() {
     run(&sandbox, "j", "", ["true"]).under(only(&sandbox, &[])).run().exits(0);
     // Without -f strace names no process.
     let text = fs::read_to_string(sandbox.path("trace")).unwrap();
-    let text: String = text.lines().map(|line| format!("1 {line}\n")).collect();
-    fs::write(sandbox.path("trace"), text).unwrap();
+    let lines: Vec<_> = text.lines().map(|line| format!("1 {line}")).collect();
+    fs::write(sandbox.path("trace"), lines.join("\n")).unwrap();
     let calls: Vec<_> = strace::calls(&sandbox.path("trace")).into_iter().filter(strace::Call::touches_files).collect();
     assert!(calls.len() > 5, "a run touches files more often than {} times", calls.len());
     for call in calls {
