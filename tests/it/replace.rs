@@ -328,7 +328,9 @@ fn a_start_right_after_a_stop_is_not_skipped() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while looking.load(std::sync::atomic::Ordering::Relaxed) {
-                run(&sandbox, "idle", "-n", ["true"]).run().exits(0);
+                let finished = run(&sandbox, "idle", "-n", ["true"]).run();
+                // It may be what is stopped; in the way of a stop there is nothing.
+                assert!(matches!(finished.code(), Some(0 | 143)), "{finished:?}");
             }
         });
         for _ in 0..100 {
@@ -337,6 +339,11 @@ fn a_start_right_after_a_stop_is_not_skipped() {
         }
         looking.store(false, std::sync::atomic::Ordering::Relaxed);
     });
+    let ledger = JobLedger::read(&sandbox, "idle");
+    ledger.judge();
+    for end in ledger.events("ended").into_iter().filter(|end| end["outcome"] == "stopped") {
+        was_ended(&ledger, end["run"].as_u64().unwrap(), "stop", "stopped");
+    }
 }
 
 /// `stop` ends the run there is. Who waits for its lock was not meant.
