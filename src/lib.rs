@@ -43,6 +43,7 @@ pub mod clock;
 pub mod command;
 mod config;
 mod dir;
+mod doctor;
 mod duration;
 mod error;
 pub mod exit;
@@ -52,6 +53,7 @@ mod name;
 mod output;
 mod process;
 pub mod race;
+mod sealed;
 pub mod state;
 
 pub use booking::{Change, Event, Refusal, Request};
