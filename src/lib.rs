@@ -47,10 +47,12 @@ mod doctor;
 mod duration;
 mod error;
 pub mod exit;
+mod held;
 pub mod job;
 pub mod lock;
 mod name;
 mod output;
+#[allow(dead_code, unused_imports)]
 mod process;
 pub mod race;
 mod sealed;

@@ -10,6 +10,8 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 
+pub(crate) use run::{Run, Stop};
+
 use crate::{
     duration::parse as duration,
     name::{Name, RequestId, Student},
@@ -91,6 +93,10 @@ pub(crate) enum Command {
     Book(Book),
     /// Cancel a student's booking; its seats are free again.
     Cancel(Cancel),
+    /// Run a command that must not overlap with itself, and record how it went.
+    Run(Run),
+    /// End the running command of a job.
+    Stop(Stop),
     /// Look for what is wrong with configuration, job files and state; change nothing.
     Doctor(Doctor),
     /// Show the race for the last seat, and each lock that ends it.

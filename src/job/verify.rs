@@ -9,6 +9,7 @@ use super::{
 use crate::{
     dir::Access,
     error::{Error, Result},
+    sealed::CHECKSUM_LEN,
 };
 
 /// What a whole ledger holds.
@@ -63,8 +64,8 @@ impl JobFiles {
 
 /// Whether it ends as a whole line does.
 fn has_checksum(line: &[u8]) -> bool {
-    let start = line.len().checked_sub(br#""crc":"01234567"}"#.len());
-    start.is_some_and(|start| line[start..].starts_with(br#""crc":""#) && line.ends_with(br#""}"#))
+    let start = line.len().checked_sub(CHECKSUM_LEN);
+    start.is_some_and(|start| line[start..].starts_with(b",\"crc\":\"") && line.ends_with(b"\"}"))
 }
 
 #[cfg(test)]
