@@ -1,6 +1,6 @@
 //! `run`.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 
 use super::{
     super::{
@@ -32,7 +32,7 @@ pub(super) fn run(global: &mut GlobalWords, mut arguments: impl Iterator<Item = 
         match text {
             "-n" | "--nonblock" if !options.nonblock => options.nonblock = true,
             "-o" | "--close" if !options.close => options.close = true,
-            option if option.starts_with('-') => set(&mut options, option, value(&mut arguments)?)?,
+            option if option.starts_with('-') => set(&mut options, option, value(&mut arguments)?.to_str()?)?,
             _ if job.is_none() => job = Some(text.parse().ok()?),
             _ => {
                 command.push(word);
@@ -48,8 +48,7 @@ pub(super) fn run(global: &mut GlobalWords, mut arguments: impl Iterator<Item = 
 }
 
 /// Sets an option that has a value; `None` when it is unknown, wrong, or set already.
-fn set(options: &mut RunOptions, option: &str, given: OsString) -> Option<()> {
-    let text = given.to_str()?;
+fn set(options: &mut RunOptions, option: &str, text: &str) -> Option<()> {
     match option {
         "--policy" => once(&mut options.policy, settings::PolicyWord::from_word(text)?),
         "-w" | "--wait" => once(&mut options.wait, duration(text).ok()?),
@@ -74,7 +73,7 @@ fn set(options: &mut RunOptions, option: &str, given: OsString) -> Option<()> {
         "--keep-runs" => once(&mut options.keep_runs, settings::count(text).ok()?),
         "--log-limit" => once(&mut options.log_limit, settings::bytes(text).ok()?),
         "--config" if text.is_empty() => None,
-        "--config" => once(&mut options.config, OsStr::new(text).into()),
+        "--config" => once(&mut options.config, text.into()),
         _ => None,
     }
 }
