@@ -142,6 +142,9 @@ pub(crate) fn report(output: &Output, error: &anyhow::Error, state: impl FnOnce(
                 Error::NoSuchTrip(trip) => {
                     details.insert("trip".to_owned(), trip.as_str().into());
                 }
+                Error::NoSuchJob { job, .. } => {
+                    details.insert("job".to_owned(), job.as_str().into());
+                }
                 _ => {}
             }
             (error.kind(), error.exit_code())

@@ -1,6 +1,8 @@
 //! The command line: what can be said, and nothing of what it does.
 
+mod history;
 mod plain;
+mod status;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -8,6 +10,9 @@ use clap::{
     Args, Parser, Subcommand, ValueEnum,
     builder::{PossibleValuesParser, TypedValueParser},
 };
+
+pub(crate) use history::History;
+pub(crate) use status::Status;
 
 use crate::{
     name::{Name, RequestId, Student},
@@ -81,6 +86,10 @@ pub(crate) enum Command {
     Book(Book),
     /// Cancel a student's booking; its seats are free again.
     Cancel(Cancel),
+    /// What was run and what was not, and why; the newest last.
+    History(History),
+    /// Every job and trip: idle or running, since when and by whom; takes no lock.
+    Status(Status),
     /// Show the race for the last seat, and each lock that ends it.
     Race(Race),
     /// One student of a race, as a process of its own.

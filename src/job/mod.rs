@@ -2,6 +2,7 @@
 
 mod backwards;
 mod files;
+mod history;
 mod ledger;
 #[cfg(test)]
 mod ledger_properties;
@@ -9,12 +10,14 @@ mod line;
 mod model;
 mod options;
 mod place;
+mod presence;
 mod remains;
 
 #[allow(unused_imports)]
 pub(crate) use backwards::Backwards;
 #[allow(unused_imports)]
 pub(crate) use files::JobFiles;
+pub(crate) use history::{Run, RunState, Runs, optional_time};
 #[allow(unused_imports)]
 pub(crate) use ledger::{Appended, JobLedger};
 pub use model::{
@@ -23,5 +26,6 @@ pub use model::{
 pub use options::{Hold, Options, OutputMode, Policy, Retries};
 #[allow(unused_imports)]
 pub(crate) use place::Place;
+pub(crate) use presence::{Look, Presence, Slot};
 #[allow(unused_imports)]
 pub(crate) use remains::remains;

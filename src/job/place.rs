@@ -24,6 +24,12 @@ impl Place {
         Ok(Self { boot: boot.trim_end().to_owned(), pid_namespace: namespace.ino() })
     }
 
+    /// Whether this is the machine's first pid namespace, which sees every process.
+    pub(crate) fn is_outermost(&self) -> bool {
+        // The kernel gives it this inode (PROC_PID_INIT_INO).
+        self.pid_namespace == 0xEFFF_FFFC
+    }
+
     /// Whether that run's process ids mean here what they meant to it.
     pub(crate) fn is_of(&self, running: &Running) -> bool {
         running.boot == self.boot && running.pid_namespace == self.pid_namespace
