@@ -19,7 +19,7 @@ use crate::{
     dir::{Dir, StateDir},
     error::{Error, Result},
     exit::ExitCode,
-    job::{JobFiles, Look, Outcome, Run, RunState, Runs},
+    job::{JobFiles, Look, Outcome, RunState, RunView, Runs},
     name::Name,
     output::{Output, report},
 };
@@ -89,7 +89,7 @@ fn newest(
     failed: bool,
     most: usize,
     mut broken: impl FnMut(Error),
-) -> Result<Vec<Run>> {
+) -> Result<Vec<RunView>> {
     let mut sources: Vec<(&JobFiles, Peekable<Runs>)> = Vec::new();
     for files in jobs {
         match Runs::of(files, since) {
@@ -130,7 +130,7 @@ fn newest(
 
 /// A run whose end its ledger did not show a moment ago, with what its lock says. `look`: made once for all of them,
 /// after the ledgers were opened.
-fn settled(files: &JobFiles, mut run: Run, look: &mut Option<Look>) -> Result<Run> {
+fn settled(files: &JobFiles, mut run: RunView, look: &mut Option<Look>) -> Result<RunView> {
     if look.is_none() {
         *look = Some(Look::now()?);
     }
@@ -156,7 +156,7 @@ fn settled(files: &JobFiles, mut run: Run, look: &mut Option<Look>) -> Result<Ru
     Ok(run)
 }
 
-fn rows(runs: &[Run], of_all_jobs: bool) -> Table<11> {
+fn rows(runs: &[RunView], of_all_jobs: bool) -> Table<11> {
     let mut table = Table::new([
         "JOB", "RUN:", "STARTED", "TOOK:", "OUTCOME", "EXIT:", "TRIES:", "CPU:", "MEMORY:", "WAITED:", "NOTE",
     ]);
@@ -171,7 +171,7 @@ fn rows(runs: &[Run], of_all_jobs: bool) -> Table<11> {
             outcome(run),
             match (run.exit, run.signal) {
                 (Some(code), _) => code.to_string().into(),
-                (None, Some(signal)) => text::signal(signal).into(),
+                (None, Some(signal)) => crate::job::signal::name(signal).into(),
                 (None, None) => Cell::default(),
             },
             if has_run { run.attempts.len().max(1).to_string().into() } else { Cell::default() },
@@ -184,7 +184,7 @@ fn rows(runs: &[Run], of_all_jobs: bool) -> Table<11> {
     table
 }
 
-fn took(run: &Run) -> String {
+fn took(run: &RunView) -> String {
     match (run.duration, run.start) {
         // Nobody was there to see it end.
         _ if run.outcome == Some(Outcome::Lost) => String::new(),
@@ -194,7 +194,7 @@ fn took(run: &Run) -> String {
     }
 }
 
-fn outcome(run: &Run) -> Cell {
+fn outcome(run: &RunView) -> Cell {
     match (run.state, run.outcome) {
         (_, Some(outcome)) => self::painted(outcome),
         (RunState::Running, None) => Cell::painted("running", Paint::Active),
@@ -213,7 +213,7 @@ pub(super) fn painted(outcome: Outcome) -> Cell {
     Cell::painted(outcome.word(), paint)
 }
 
-fn note(run: &Run) -> String {
+fn note(run: &RunView) -> String {
     match (&run.holder, &run.reason) {
         (Some(holder), _) if run.outcome == Some(Outcome::Skipped) => {
             let since = text::local(holder.since);

@@ -3,6 +3,7 @@
 mod batch;
 mod history;
 mod race;
+mod run;
 mod status;
 mod table;
 mod text;
@@ -57,6 +58,8 @@ pub fn main() -> u8 {
         Command::History(args) => history::history(&output, &global, &args),
         Command::Status(cli::Status { name: Some(name), why: true }) => why::why(&output, &global, &name),
         Command::Status(args) => status::status(&output, &global, args.name.as_ref()),
+        Command::Run(args) => return run::run(&output, &global, &args),
+        Command::Stop(args) => run::stop(&output, &global, &args),
         Command::Race(args) => race::race(&output, &args),
         Command::RaceStudent(args) => race::student(&args),
     };

@@ -315,5 +315,5 @@ fn trip_rows(trips: &[TripStatus]) -> Table<7> {
 
 /// A process's command line, if it is there.
 pub(super) fn command(pid: u32) -> Option<String> {
-    crate::process::table::command_line(pid)
+    crate::process::command_line(pid)
 }

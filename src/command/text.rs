@@ -1,4 +1,4 @@
-//! Times, spans, sizes and signals for people.
+//! Times, spans and sizes for people.
 
 use chrono::{DateTime, Local, Utc};
 
@@ -45,17 +45,6 @@ pub(super) fn bytes(bytes: u64) -> String {
     }
 }
 
-/// A signal by its name, where it has one.
-pub(super) fn signal(number: i32) -> String {
-    const NAMES: [&str; 31] = [
-        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
-        "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
-        "WINCH", "IO", "PWR", "SYS",
-    ];
-    let name = usize::try_from(number).ok().and_then(|number| NAMES.get(number.checked_sub(1)?));
-    name.map_or_else(|| format!("signal {number}"), |name| (*name).to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,9 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_and_signals_have_names() {
+    fn sizes_take_a_unit() {
         assert_eq!([bytes(0), bytes(655_360), bytes(13_107_200)], ["0 KiB", "640 KiB", "12.5 MiB"]);
-        assert_eq!([signal(9), signal(15), signal(40), signal(0)], ["KILL", "TERM", "signal 40", "signal 0"]);
-        assert_eq!((libc::SIGKILL, libc::SIGTERM, libc::SIGSYS), (9, 15, 31));
     }
 }

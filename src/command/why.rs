@@ -19,8 +19,8 @@ use crate::{
     name::Name,
     output::Output,
     process::{
+        self, ProcessInfo,
         locks::{self, Keeper},
-        table,
     },
 };
 
@@ -58,7 +58,7 @@ struct Process {
     /// Whether it has the lock's descriptor; `null` when this user may not look.
     keeps: Option<bool>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    descriptors: Vec<i32>,
+    descriptors: Vec<u32>,
 }
 
 /// Prints every lock of that name.
@@ -153,7 +153,7 @@ fn chain(run: Option<&Running>, file: Option<FileId>, keepers: &[Keeper]) -> Vec
         let asked = file.map_or(Ok(false), |file| locks::keeps(*pid, file));
         asked.unwrap_or_else(|e| e.kind() == io::ErrorKind::PermissionDenied)
     });
-    let below = wrapper.map(table::descendants).unwrap_or_default();
+    let below = wrapper.and_then(|pid| process::descendants(pid).ok()).unwrap_or_default();
     let mut shown: Vec<(u32, &'static str)> = wrapper.map(|pid| (pid, "wrapper")).into_iter().collect();
     for info in &below {
         let is_child = Some(info.parent) == wrapper;
@@ -172,7 +172,7 @@ fn chain(run: Option<&Running>, file: Option<FileId>, keepers: &[Keeper]) -> Vec
     shown.into_iter().map(|(pid, role)| Process::new(pid, role, file, keepers)).collect()
 }
 
-fn is_below(mut pid: u32, above: u32, all: &[table::ProcessInfo]) -> bool {
+fn is_below(mut pid: u32, above: u32, all: &[ProcessInfo]) -> bool {
     while let Some(info) = all.iter().find(|info| info.pid == pid) {
         if info.parent == above {
             return true;
@@ -190,7 +190,7 @@ impl Process {
             Some(file) => locks::keeps(pid, file).ok(),
             None => None,
         };
-        let parent = table::info(pid).map(|info| info.parent);
+        let parent = process::info(pid).map(|info| info.parent);
         Self { pid, parent, role, command: command(pid), since: started(pid), keeps, descriptors }
     }
 }
@@ -241,7 +241,7 @@ impl Why {
 
 /// When a process started.
 pub(super) fn started(pid: u32) -> Option<DateTime<Utc>> {
-    let ticks = table::info(pid)?.start_ticks;
+    let ticks = process::info(pid)?.start_ticks;
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     // The kernel shows times to programs in hundredths of a second, whatever its own tick.
     let age = now.tv_sec.checked_mul(1000)? + now.tv_nsec / 1_000_000 - i64::try_from(ticks).ok()?.checked_mul(10)?;

@@ -32,7 +32,7 @@ pub(crate) enum RunState {
 
 /// A run or a non-run, as `history --json` prints it. Durations are in seconds, memory in bytes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct Run {
+pub(crate) struct RunView {
     pub(crate) job: Name,
     pub(crate) run: RunId,
     pub(crate) state: RunState,
@@ -87,7 +87,7 @@ pub(crate) struct Attempt {
     reason: Option<String>,
 }
 
-impl Run {
+impl RunView {
     /// What is known before any line was read.
     fn new(job: Name, run: RunId) -> Self {
         Self {
@@ -247,15 +247,15 @@ impl Runs {
         self.entries.totals()
     }
 
-    fn whole(&self, run: u64, lines: Vec<Entry>) -> Run {
-        let mut whole = Run::new(self.job.clone(), RunId(run));
+    fn whole(&self, run: u64, lines: Vec<Entry>) -> RunView {
+        let mut whole = RunView::new(self.job.clone(), RunId(run));
         lines.into_iter().rev().for_each(|entry| whole.take(entry));
         whole
     }
 }
 
 impl Iterator for Runs {
-    type Item = Result<Run>;
+    type Item = Result<RunView>;
 
     fn next(&mut self) -> Option<Self::Item> {
         while !self.at_end {

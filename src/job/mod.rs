@@ -1,23 +1,32 @@
 //! Jobs: commands that must not overlap with themselves, and the ledger of their runs.
 
+mod acquire;
 mod backwards;
+mod course;
+pub(crate) mod definition;
 mod files;
 mod history;
 mod ledger;
 #[cfg(test)]
 mod ledger_properties;
 mod line;
+pub(crate) mod log;
 mod model;
 mod options;
 mod place;
 mod presence;
 mod remains;
+mod run;
+pub(crate) mod settings;
+pub(crate) mod signal;
+mod stop;
+mod supervise;
 
 #[allow(unused_imports)]
 pub(crate) use backwards::Backwards;
 #[allow(unused_imports)]
 pub(crate) use files::JobFiles;
-pub(crate) use history::{Run, RunState, Runs, optional_time};
+pub(crate) use history::{RunState, RunView, Runs, optional_time};
 #[allow(unused_imports)]
 pub(crate) use ledger::{Appended, JobLedger};
 pub use model::{
@@ -29,3 +38,5 @@ pub(crate) use place::Place;
 pub(crate) use presence::{Look, Presence, Slot};
 #[allow(unused_imports)]
 pub(crate) use remains::remains;
+pub(crate) use run::{Done, Run};
+pub(crate) use stop::{StopJob, stop};

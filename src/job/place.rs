@@ -24,10 +24,9 @@ impl Place {
         Ok(Self { boot: boot.trim_end().to_owned(), pid_namespace: namespace.ino() })
     }
 
-    /// Whether this is the machine's first pid namespace, which sees every process.
-    pub(crate) fn is_outermost(&self) -> bool {
-        // The kernel gives it this inode (PROC_PID_INIT_INO).
-        self.pid_namespace == 0xEFFF_FFFC
+    /// The same, or a place that is no other's where /proc does not tell: no reason not to run a job.
+    pub(crate) fn current_or_unknown() -> Self {
+        Self::current().unwrap_or(Self { boot: String::new(), pid_namespace: 0 })
     }
 
     /// Whether that run's process ids mean here what they meant to it.

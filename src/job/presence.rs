@@ -75,17 +75,15 @@ impl Look {
         })
     }
 
-    /// Who keeps the lock on that file; `None` when it is free.
+    /// Who keeps the lock on that file, as far as this user may see; `None` when it is free.
     pub(crate) fn keepers(&self, file: FileId) -> Result<Option<Vec<Keeper>>> {
-        let keepers = || locks::keepers(file).map_err(|e| Error::io("list", "/proc", e));
-        if self.table.is_locked(file) {
-            return keepers().map(Some);
-        }
+        let is_locked = self.table.is_locked(file);
         // A lock whose taker is gone is not listed in a pid namespace of its own; its keepers show it.
-        if self.place.is_outermost() {
+        if !is_locked && self.table.is_complete() {
             return Ok(None);
         }
-        Ok(Some(keepers()?).filter(|keepers| !keepers.is_empty()))
+        let keepers = locks::keepers(file).map_err(|e| Error::io("list", "/proc", e))?.found;
+        Ok(Some(keepers).filter(|keepers| is_locked || !keepers.is_empty()))
     }
 
     fn judge(&self, files: &JobFiles, totals: &Totals, slots: &[u32]) -> Result<Vec<Slot>> {
@@ -121,12 +119,15 @@ impl Look {
         if !self.place.is_of(&running()) {
             return Ok(Presence::Unknown(running()));
         }
-        // Not allowed to look: the lock is held, and nobody else is known to have taken it.
-        let believed = |e: std::io::Error| e.kind() == std::io::ErrorKind::PermissionDenied;
-        if locks::keeps(running().pid, file).unwrap_or_else(|e| believed(e) && self.table.is_locked(file)) {
+        // Where this user may not look, the kernel's word for who took it has to do.
+        let took_it = || self.table.takers(file).contains(&running().pid);
+        if locks::keeps(running().pid, file).unwrap_or_else(|_| took_it()) {
             return Ok(Presence::Running(running()));
         }
-        let keepers = self.keepers(file)?;
-        Ok(keepers.map_or_else(|| Presence::Lost(running()), |keepers| Presence::Orphaned(running(), keepers)))
+        Ok(match self.keepers(file)? {
+            None => Presence::Lost(running()),
+            Some(unseen) if unseen.is_empty() && took_it() => Presence::Running(running()),
+            Some(keepers) => Presence::Orphaned(running(), keepers),
+        })
     }
 }

@@ -3,11 +3,12 @@
 use std::{
     fs::{self, File},
     io::Read as _,
-    os::fd::AsRawFd as _,
+    os::{fd::AsRawFd as _, unix::process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use triplock::job::{Outcome, Request};
 
@@ -44,7 +45,12 @@ struct Keeper(Child);
 
 impl Keeper {
     fn new(lock: File, script: &str) -> Self {
-        let child = Command::new("sh").args(["-c", script]).stdin(Stdio::from(lock)).stdout(Stdio::piped()).spawn();
+        let child = Command::new("sh")
+            .args(["-c", script])
+            .stdin(Stdio::from(lock))
+            .stdout(Stdio::piped())
+            .process_group(0)
+            .spawn();
         Self(child.expect("start sh"))
     }
 
@@ -66,8 +72,11 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        // With all that it started. Nobody has waited for it, so the number is its own.
+        if matches!(self.0.try_wait(), Ok(None)) {
+            let _ = rustix::process::kill_process_group(rustix::process::Pid::from_child(&self.0), Signal::KILL);
+            let _ = self.0.wait();
+        }
     }
 }
 
@@ -202,7 +211,7 @@ fn why_goes_from_the_wrapper_to_the_process_that_keeps_the_lock() {
     let mut script = Script::new(&sandbox, "nightly");
     let path = jobs(&sandbox, "nightly.lock");
     // The shell is the wrapper; its child has no lock, and that one's child does.
-    let middle = "exec 7<&0; sh -c 'sleep 1000 8<&7 7<&- & echo $!; wait' 7<&0 & wait";
+    let middle = "exec 7<&0; sh -c 'exec <&-; sleep 1000 8<&7 7<&- & exec 7<&-; echo $!; wait' & wait";
     let mut wrapper = Keeper::new(lock(&path), middle);
     let sleep = wrapper.printed();
     script.pid = wrapper.0.id();
@@ -227,13 +236,15 @@ fn why_goes_from_the_wrapper_to_the_process_that_keeps_the_lock() {
     assert!(shown.starts_with("job nightly: held, run 1 since 20") && shown.contains("sleep 1000"), "{shown}");
 
     // The wrapper is killed: what it left behind has a name.
-    drop(wrapper);
+    wrapper.0.kill().unwrap();
+    wrapper.0.wait().unwrap();
     let found = why();
     let names: Vec<_> = found["processes"].as_array().unwrap().iter().map(|process| &process["role"]).collect();
     assert!(!names.is_empty() && names.iter().all(|role| **role == "other"), "{found}");
     assert!(found["processes"].as_array().unwrap().iter().any(|process| process["pid"] == sleep), "{found}");
-    let pid = rustix::process::Pid::from_raw(i32::try_from(sleep).unwrap()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    // Its group is still there, and so is its number.
+    let group = rustix::process::Pid::from_raw(i32::try_from(wrapper.pid()).unwrap()).unwrap();
+    rustix::process::kill_process_group(group, Signal::KILL).unwrap();
     eventually("nobody keeps the lock", || why()["state"] == "free");
 }
 
