@@ -166,6 +166,9 @@ fn failure(error: &anyhow::Error, state: impl FnOnce() -> Option<PathBuf>) -> (F
                 Error::NoSuchTrip(trip) => {
                     details.insert("trip".to_owned(), trip.as_str().into());
                 }
+                Error::NoSuchJob { job, .. } => {
+                    details.insert("job".to_owned(), job.as_str().into());
+                }
                 _ => {}
             }
             (error.kind(), error.exit_code())

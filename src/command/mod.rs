@@ -1,9 +1,14 @@
 //! The subcommands, a file each: take what was parsed, call the library, print.
 
 mod batch;
+mod history;
 mod race;
 mod run;
+mod status;
+mod table;
+mod text;
 mod trip;
+mod why;
 
 use std::{error::Error as _, io, path::PathBuf};
 
@@ -50,6 +55,9 @@ pub fn main() -> u8 {
         Command::Cancel(cli::Cancel { trip, student, request }) => {
             trip::change(&output, &global, &trip, Change::Cancel { student }, request)
         }
+        Command::History(args) => history::history(&output, &global, &args),
+        Command::Status(cli::Status { name: Some(name), why: true }) => why::why(&output, &global, &name),
+        Command::Status(args) => status::status(&output, &global, args.name.as_ref()),
         Command::Run(args) => return run::run(&output, &global, &args),
         Command::Stop(args) => run::stop(&output, &global, &args),
         Command::Race(args) => race::race(&output, &args),

@@ -44,7 +44,7 @@ use crate::{
 const RECORDING: Duration = Duration::from_secs(5);
 
 /// How long a wrapper that has just taken its lock may take to say so in the lock file.
-const NOTING: Duration = Duration::from_millis(200);
+const NOTING: Duration = Duration::from_secs(1);
 
 /// What became of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

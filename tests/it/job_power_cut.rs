@@ -16,7 +16,7 @@ use std::{
 };
 
 use crate::{
-    job_ledger::JobLedger,
+    job_lines::JobLedger,
     latch::{run, shell},
     machine,
     mount::{Disk, Kind},
