@@ -1,7 +1,9 @@
 //! The command line: what can be said, and nothing of what it does.
 
+mod history;
 mod plain;
 pub(crate) mod run;
+mod status;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -10,7 +12,9 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 
+pub(crate) use history::History;
 pub(crate) use run::{Run, Stop};
+pub(crate) use status::Status;
 
 use crate::{
     duration::parse as duration,
@@ -93,6 +97,10 @@ pub(crate) enum Command {
     Book(Book),
     /// Cancel a student's booking; its seats are free again.
     Cancel(Cancel),
+    /// What was run and what was not, and why; the newest last.
+    History(History),
+    /// Every job and trip: idle or running, since when and by whom; takes no lock.
+    Status(Status),
     /// Run a command that must not overlap with itself, and record how it went.
     Run(Run),
     /// End the running command of a job.

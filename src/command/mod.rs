@@ -2,9 +2,14 @@
 
 mod batch;
 mod doctor;
+mod history;
 mod race;
 mod run;
+mod status;
+mod table;
+mod text;
 mod trip;
+mod why;
 
 use std::{error::Error as _, ffi::OsString, io, path::PathBuf};
 
@@ -51,6 +56,9 @@ pub fn main() -> u8 {
         Command::Cancel(cli::Cancel { trip, student, request }) => {
             trip::change(&output, &global, &trip, Change::Cancel { student }, request)
         }
+        Command::History(args) => history::history(&output, &global, &args),
+        Command::Status(cli::Status { name: Some(name), why: true }) => why::why(&output, &global, &name),
+        Command::Status(args) => status::status(&output, &global, args.name.as_ref()),
         Command::Run(args) => return run::run(&output, &global, &args),
         Command::Stop(args) => run::stop(&output, &global, &args),
         Command::Doctor(args) => doctor::doctor(&output, &global, &args),

@@ -209,6 +209,12 @@ impl Invocation {
         self
     }
 
+    /// The same that answers for people.
+    pub(crate) fn in_text(mut self) -> Self {
+        self.args.retain(|arg| arg != "--json");
+        self
+    }
+
     pub(crate) fn seats(self, seats: u32) -> Self {
         self.arg("--seats").arg(seats.to_string())
     }
@@ -474,7 +480,7 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 /// Opens (or makes) the file and locks it exclusively.
 // The tests play the foreign process, so they lock by themselves.
 #[allow(clippy::disallowed_methods)]
-fn exclusive(path: &Path) -> File {
+pub(crate) fn exclusive(path: &Path) -> File {
     let file = fs::OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path);
     let file = file.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     fs2::FileExt::lock_exclusive(&file).expect("flock");
