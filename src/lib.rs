@@ -51,6 +51,7 @@ mod name;
 mod output;
 mod process;
 pub mod race;
+mod sealed;
 pub mod state;
 
 pub use booking::{Change, Event, Refusal, Request};

@@ -45,6 +45,16 @@ impl Identity {
         }
         Self { pid: std::process::id(), host, command }
     }
+
+    /// Node name of the machine.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// This process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
 }
 
 /// Who holds (or last held) a lock: a hint, read without holding it.
