@@ -10,9 +10,10 @@
 //! 80 times of 80).
 
 mod file;
-mod flock;
+pub(crate) mod flock;
 mod held_file;
 mod holder;
+mod inherited;
 mod lease;
 mod memory;
 mod reentry;
@@ -21,9 +22,12 @@ mod timer;
 
 use std::time::{Duration, Instant};
 
+pub(crate) use file::holder_in;
 pub use file::{FileGuard, FileLock};
 pub(crate) use held_file::{HeldFile, Missing, Taken, read_head};
+pub(crate) use holder::shortened;
 pub use holder::{Holder, Identity};
+pub(crate) use inherited::Inherited;
 pub(crate) use lease::is_sole_opener;
 pub use memory::{MemoryGuard, MemoryLock};
 pub(crate) use signals::{Deferred, arrived, signal_arrived};
