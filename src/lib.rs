@@ -44,6 +44,7 @@ pub mod command;
 mod dir;
 mod error;
 pub mod exit;
+mod flock;
 mod held;
 pub mod job;
 pub mod lock;

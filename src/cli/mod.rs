@@ -1,5 +1,6 @@
 //! The command line: what can be said, and nothing of what it does.
 
+mod flock;
 mod plain;
 
 use std::{path::PathBuf, time::Duration};
@@ -8,6 +9,8 @@ use clap::{
     Args, Parser, Subcommand, ValueEnum,
     builder::{PossibleValuesParser, TypedValueParser},
 };
+
+pub(crate) use flock::Flock;
 
 use crate::{
     name::{Name, RequestId, Student},
@@ -81,6 +84,8 @@ pub(crate) enum Command {
     Book(Book),
     /// Cancel a student's booking; its seats are free again.
     Cancel(Cancel),
+    /// flock(1), with its options: take the lock of a file, run a command, let it go.
+    Flock(Flock),
     /// Show the race for the last seat, and each lock that ends it.
     Race(Race),
     /// One student of a race, as a process of its own.

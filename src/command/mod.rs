@@ -1,6 +1,7 @@
 //! The subcommands, a file each: take what was parsed, call the library, print.
 
 mod batch;
+mod flock;
 mod race;
 mod trip;
 
@@ -23,6 +24,9 @@ use crate::{
 /// Parses the command line, does what it says, and gives the exit code.
 #[doc(hidden)]
 pub fn main() -> u8 {
+    if let Some(code) = flock::drop_in() {
+        return code;
+    }
     let Cli { global, command } = match Cli::from_arguments() {
         Ok(cli) => cli,
         Err(error) => return usage(&error).code(),
@@ -50,6 +54,7 @@ pub fn main() -> u8 {
             trip::change(&output, &global, &trip, Change::Cancel { student }, request)
         }
         Command::Race(args) => race::race(&output, &args),
+        Command::Flock(cli::Flock { words }) => return flock::after_options(global, words),
         Command::RaceStudent(args) => race::student(&args),
     };
     done.unwrap_or_else(|error| output::report(&output, &error, || state_path(&global).ok())).code()
