@@ -41,7 +41,9 @@ mod cli;
 pub mod clock;
 #[doc(hidden)]
 pub mod command;
+mod config;
 mod dir;
+mod duration;
 mod error;
 pub mod exit;
 mod flock;
@@ -50,6 +52,7 @@ pub mod job;
 pub mod lock;
 mod name;
 mod output;
+#[allow(dead_code, unused_imports)]
 mod process;
 pub mod race;
 mod sealed;

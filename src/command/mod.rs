@@ -3,6 +3,7 @@
 mod batch;
 mod flock;
 mod race;
+mod run;
 mod trip;
 
 use std::{error::Error as _, io, path::PathBuf};
@@ -53,6 +54,8 @@ pub fn main() -> u8 {
         Command::Cancel(cli::Cancel { trip, student, request }) => {
             trip::change(&output, &global, &trip, Change::Cancel { student }, request)
         }
+        Command::Run(args) => return run::run(&output, &global, &args),
+        Command::Stop(args) => run::stop(&output, &global, &args),
         Command::Race(args) => race::race(&output, &args),
         Command::Flock(cli::Flock { words }) => return flock::after_options(global, words),
         Command::RaceStudent(args) => race::student(&args),
