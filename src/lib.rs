@@ -47,6 +47,7 @@ mod doctor;
 mod duration;
 mod error;
 pub mod exit;
+mod flock;
 mod held;
 pub mod job;
 pub mod lock;

@@ -1,5 +1,6 @@
 //! The command line: what can be said, and nothing of what it does.
 
+mod flock;
 mod history;
 mod plain;
 pub(crate) mod run;
@@ -12,6 +13,7 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 
+pub(crate) use flock::Flock;
 pub(crate) use history::History;
 pub(crate) use run::{Run, Stop};
 pub(crate) use status::Status;
@@ -101,6 +103,8 @@ pub(crate) enum Command {
     History(History),
     /// Every job and trip: idle or running, since when and by whom; takes no lock.
     Status(Status),
+    /// flock(1), with its options: take the lock of a file, run a command, let it go.
+    Flock(Flock),
     /// Run a command that must not overlap with itself, and record how it went.
     Run(Run),
     /// End the running command of a job.

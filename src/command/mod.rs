@@ -2,6 +2,7 @@
 
 mod batch;
 mod doctor;
+mod flock;
 mod history;
 mod race;
 mod run;
@@ -30,6 +31,9 @@ use crate::{
 /// Parses the command line, does what it says, and gives the exit code.
 #[doc(hidden)]
 pub fn main() -> u8 {
+    if let Some(code) = flock::drop_in() {
+        return code;
+    }
     let Cli { global, command } = match Cli::from_arguments() {
         Ok(cli) => cli,
         Err(error) => return usage(&error).code(),
@@ -63,6 +67,7 @@ pub fn main() -> u8 {
         Command::Stop(args) => run::stop(&output, &global, &args),
         Command::Doctor(args) => doctor::doctor(&output, &global, &args),
         Command::Race(args) => race::race(&output, &args),
+        Command::Flock(cli::Flock { words }) => return flock::after_options(global, words),
         Command::RaceStudent(args) => race::student(&args),
     };
     done.unwrap_or_else(|error| output::report(&output, &error, || state_path(&global).ok())).code()
