@@ -104,6 +104,18 @@ impl Output {
 /// The one place that turns an error into what is printed and the exit code.
 /// `state`: the state directory, for who looked for a trip in the wrong one.
 pub(crate) fn report(output: &Output, error: &anyhow::Error, state: impl FnOnce() -> Option<PathBuf>) -> ExitCode {
+    let code = error.downcast_ref::<Error>().map_or(ExitCode::System, Error::exit_code);
+    report_as(output, error, state, code.code());
+    code
+}
+
+/// The same with another exit code: `run` and `update` have one for all failures of their own.
+pub(crate) fn report_as(
+    output: &Output,
+    error: &anyhow::Error,
+    state: impl FnOnce() -> Option<PathBuf>,
+    exit_code: u8,
+) -> u8 {
     let mut details = serde_json::Map::new();
     // A typed error tells its source already; anything else says what it was wrapped in, and then its chain.
     let typed = error.downcast_ref::<Error>();
@@ -117,7 +129,7 @@ pub(crate) fn report(output: &Output, error: &anyhow::Error, state: impl FnOnce(
         Some(error) => error.to_string(),
         None => format!("{error:#}"),
     };
-    let (kind, code) = match typed {
+    let kind = match typed {
         Some(error) => {
             match error {
                 Error::Corrupt { path, offset, .. } => {
@@ -139,15 +151,19 @@ pub(crate) fn report(output: &Output, error: &anyhow::Error, state: impl FnOnce(
                 | Error::UntrustedFileSystem { path, .. } => {
                     details.insert("path".to_owned(), path.to_string_lossy().into());
                 }
+                Error::NoSuchLog { job, run, .. } => {
+                    details.insert("job".to_owned(), job.as_str().into());
+                    details.insert("run".to_owned(), run.map(|run| run.0).into());
+                }
                 Error::NoSuchTrip(trip) => {
                     details.insert("trip".to_owned(), trip.as_str().into());
                 }
                 _ => {}
             }
-            (error.kind(), error.exit_code())
+            error.kind()
         }
-        None => ("system", ExitCode::System),
+        None => "system",
     };
-    output.failure(&Failure { error: kind, message, exit_code: code.code(), details });
-    code
+    output.failure(&Failure { error: kind, message, exit_code, details });
+    exit_code
 }

@@ -1,5 +1,6 @@
 //! The command line: what can be said, and nothing of what it does.
 
+mod logs;
 mod plain;
 
 use std::{path::PathBuf, time::Duration};
@@ -8,6 +9,8 @@ use clap::{
     Args, Parser, Subcommand, ValueEnum,
     builder::{PossibleValuesParser, TypedValueParser},
 };
+
+pub(crate) use logs::Logs;
 
 use crate::{
     name::{Name, RequestId, Student},
@@ -83,6 +86,8 @@ pub(crate) enum Command {
     Cancel(Cancel),
     /// Show the race for the last seat, and each lock that ends it.
     Race(Race),
+    /// Print what a run of a job printed.
+    Logs(Logs),
     /// One student of a race, as a process of its own.
     #[command(hide = true)]
     RaceStudent(RaceStudent),

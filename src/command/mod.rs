@@ -1,6 +1,7 @@
 //! The subcommands, a file each: take what was parsed, call the library, print.
 
 mod batch;
+mod logs;
 mod race;
 mod trip;
 
@@ -49,6 +50,7 @@ pub fn main() -> u8 {
         Command::Cancel(cli::Cancel { trip, student, request }) => {
             trip::change(&output, &global, &trip, Change::Cancel { student }, request)
         }
+        Command::Logs(args) => logs::logs(&output, &global, &args).map_err(Into::into),
         Command::Race(args) => race::race(&output, &args),
         Command::RaceStudent(args) => race::student(&args),
     };

@@ -9,6 +9,7 @@ mod last_seat;
 mod ledger;
 mod library;
 mod lock_contract;
+mod logs;
 mod machine;
 mod mount;
 mod order;
