@@ -41,13 +41,17 @@ mod cli;
 pub mod clock;
 #[doc(hidden)]
 pub mod command;
+mod config;
 mod dir;
+mod duration;
 mod error;
 pub mod exit;
+mod held;
 pub mod job;
 pub mod lock;
 mod name;
 mod output;
+#[allow(dead_code, unused_imports)]
 mod process;
 pub mod race;
 mod sealed;

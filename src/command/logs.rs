@@ -41,7 +41,7 @@ pub(super) fn logs(output: &Output, global: &Global, args: &cli::Logs) -> Result
 
 fn find(global: &Global, job: &Name) -> Result<(JobFiles, Logs)> {
     let none = || without_log(job, None, &[]);
-    let state = StateDir::open_existing(state_path(global)?, global.allow_network_fs)?.ok_or_else(none)?;
+    let state = StateDir::open_existing(&state_path(global)?, global.allow_network_fs)?.ok_or_else(none)?;
     let jobs = JobFiles::directory(&state)?.ok_or_else(none)?;
     let logs = Logs::open(&jobs, job)?.ok_or_else(none)?;
     Ok((JobFiles::new(jobs, job.clone()), logs))

@@ -3,6 +3,7 @@
 mod batch;
 mod logs;
 mod race;
+mod run;
 mod trip;
 
 use std::{error::Error as _, io, path::PathBuf};
@@ -51,6 +52,8 @@ pub fn main() -> u8 {
             trip::change(&output, &global, &trip, Change::Cancel { student }, request)
         }
         Command::Logs(args) => logs::logs(&output, &global, &args).map_err(Into::into),
+        Command::Run(args) => return run::run(&output, &global, &args),
+        Command::Stop(args) => run::stop(&output, &global, &args),
         Command::Race(args) => race::race(&output, &args),
         Command::RaceStudent(args) => race::student(&args),
     };

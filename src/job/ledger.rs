@@ -32,7 +32,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chrono::SubsecRound as _;
+use chrono::{DateTime, SubsecRound as _, Utc};
 
 use super::{
     Entry, Event, Totals,
@@ -42,9 +42,9 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    dir::{Access, FileId},
+    dir::{Access, FileId, StateDir},
     error::{Error, Result},
-    lock::{HeldFile, Identity, Missing, Taken, Until},
+    lock::{FileLock, HeldFile, Identity, Missing, Taken, Until},
 };
 
 /// How long `NAME.commit` is waited for; an append takes microseconds.
@@ -104,6 +104,21 @@ impl JobLedger {
     pub(crate) fn new(files: JobFiles, identity: Arc<Identity>, clock: Arc<dyn Clock>) -> Self {
         let (kept, kept_commit) = Default::default();
         Self { files, identity, clock, rotate_at: ROTATE_AT, kept, kept_commit }
+    }
+
+    /// The locks of the job's slots.
+    pub(crate) fn locks(&self) -> FileLock {
+        FileLock::in_dir(Arc::clone(&self.files.dir), Arc::clone(&self.identity), Arc::clone(&self.clock))
+    }
+
+    /// The locks that any job may name.
+    pub(crate) fn named_locks(&self, state: &StateDir) -> Result<FileLock> {
+        let dir = Arc::new(state.make_subdirectory("locks")?);
+        Ok(FileLock::in_dir(dir, Arc::clone(&self.identity), Arc::clone(&self.clock)))
+    }
+
+    pub(crate) fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
     }
 
     pub(crate) fn files(&self) -> &JobFiles {

@@ -1,6 +1,9 @@
 //! Jobs: commands that must not overlap with themselves, and the ledger of their runs.
 
+mod acquire;
 mod backwards;
+mod course;
+pub(crate) mod definition;
 mod files;
 mod ledger;
 #[cfg(test)]
@@ -11,6 +14,11 @@ mod model;
 mod options;
 mod place;
 mod remains;
+mod run;
+pub(crate) mod settings;
+pub(crate) mod signal;
+mod stop;
+mod supervise;
 
 #[allow(unused_imports)]
 pub(crate) use backwards::Backwards;
@@ -26,3 +34,5 @@ pub use options::{Hold, Options, OutputMode, Policy, Retries};
 pub(crate) use place::Place;
 #[allow(unused_imports)]
 pub(crate) use remains::remains;
+pub(crate) use run::{Done, Run};
+pub(crate) use stop::{StopJob, stop};

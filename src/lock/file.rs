@@ -1,7 +1,12 @@
 //! File locks: flock(2) on `NAME.lock`. They keep out every process of the machine, and are lost with the last open
 //! descriptor: when the holder is killed, its lock is free the moment the kernel has closed its files.
 
-use std::{fs::File, sync::Arc};
+use std::{
+    fs::File,
+    os::fd::{AsFd as _, BorrowedFd},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use super::{
     Acquire, Fence, Guard, Holder, Identity, Lock, LossMode, Wait,
@@ -11,7 +16,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    dir::{Dir, FileId, StateDir},
+    dir::{Access, Dir, FileId, StateDir},
     error::{Error, Result},
     name::Name,
 };
@@ -51,27 +56,58 @@ impl FileLock {
         until: super::Until,
         kept: Option<(File, FileId)>,
     ) -> Result<Option<Acquire<FileGuard>>> {
-        let file_name = format!("{name}.lock");
+        self.acquire_named_file(name, format!("{name}.lock"), missing, until, kept)
+    }
+
+    /// The same of a name that has several lock files: its slots.
+    pub(crate) fn acquire_named_file(
+        &self,
+        name: &Name,
+        file_name: String,
+        missing: Missing,
+        until: super::Until,
+        kept: Option<(File, FileId)>,
+    ) -> Result<Option<Acquire<FileGuard>>> {
         let held = match HeldFile::acquire(&self.dir, &file_name, missing, until, kept)? {
             Taken::Held(held) => held,
             Taken::Missing => return Ok(None),
             Taken::Reentrant => return Err(Error::Reentrant(name.clone())),
-            Taken::Busy(file) => {
-                let mut note = [0; NOTE_SIZE];
-                // A hint: one that cannot be read is none.
-                let note = held_file::read_head(&file, &mut note).unwrap_or_default();
-                let holder = Holder::decode(note).unwrap_or_default();
-                return Ok(Some(Acquire::Held(holder)));
-            }
+            Taken::Busy(file) => return Ok(Some(Acquire::Held(holder_in(&file)))),
         };
+        self.guard(name, file_name, held).map(|guard| Some(Acquire::Granted(guard)))
+    }
+
+    /// The guard of a file that was locked, with its fence.
+    pub(super) fn guard(&self, name: &Name, file_name: String, held: HeldFile) -> Result<FileGuard> {
         let failed = |operation, e| Error::io(operation, self.dir.path_of(&file_name), e);
         let mut note = [0; NOTE_SIZE];
         let last = Holder::decode(held.read(&mut note).map_err(|e| failed("read", e))?)
             .map_err(|found| Error::NewerFormat { path: self.dir.path_of(&file_name), found })?;
         let mut guard = FileGuard { lock: self.clone(), name: name.clone(), file_name, held, fence: Fence(0) };
         guard.raise_fence(last.map_or(Fence(0), |holder| holder.fence))?;
-        Ok(Some(Acquire::Granted(guard)))
+        Ok(guard)
     }
+
+    /// What the note of a lock says, whether it is held or not: a hint. `None` when there is no such file.
+    pub(crate) fn note_of(&self, file_name: &str) -> Result<Option<(Option<Holder>, FileId)>> {
+        let Some((file, stat)) = self.dir.open(file_name, Access::Read)? else { return Ok(None) };
+        Ok(Some((holder_in(&file), stat.id)))
+    }
+
+    pub(crate) fn path_of(&self, file_name: &str) -> PathBuf {
+        self.dir.path_of(file_name)
+    }
+
+    pub(super) fn dir(&self) -> &Dir {
+        &self.dir
+    }
+}
+
+/// A hint: one that cannot be read is none.
+fn holder_in(file: &File) -> Option<Holder> {
+    let mut note = [0; NOTE_SIZE];
+    let note = held_file::read_head(file, &mut note).unwrap_or_default();
+    Holder::decode(note).unwrap_or_default()
 }
 
 impl std::fmt::Debug for FileLock {
@@ -122,6 +158,21 @@ impl FileGuard {
         let holder = Holder::new(&self.lock.identity, self.lock.clock.now(), self.fence);
         let path = || self.lock.dir.path_of(&self.file_name);
         self.held.write(&holder.encode()).map_err(|e| Error::io("write", path(), e))
+    }
+
+    /// The lock file's descriptor: a process that inherits it shares the lock.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.held.file().as_fd()
+    }
+
+    /// The lock file's path.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.lock.dir.path_of(&self.file_name)
+    }
+
+    /// Lets go without releasing: whoever inherited the descriptor keeps the lock.
+    pub(crate) fn abandon(self) {
+        self.held.abandon();
     }
 
     /// Releases the lock and gives its file back: see [`HeldFile::release`].

@@ -4,7 +4,12 @@
 //! a method call would resolve to.
 #![allow(clippy::disallowed_methods)]
 
-use std::{fs::File, io, time::Instant};
+use std::{
+    fs::File,
+    io,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
 
 use super::{Until, signals, timer};
 
@@ -28,25 +33,40 @@ pub(super) fn exclusive(file: &File, until: Until) -> io::Result<bool> {
     let blocking = || fs2::FileExt::lock_exclusive(file);
     match until {
         Until::Now => try_exclusive(file),
-        Until::Never => loop {
+        Until::Never if !signals::are_held_back() => loop {
             match blocking() {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => signals::interrupted()?,
                 other => return other.map(|()| true),
             }
         },
-        Until::At(deadline) => {
+        Until::Never | Until::At(_) => {
+            let deadline = if let Until::At(deadline) = until { Some(deadline) } else { None };
             let _alarm = timer::Alarm::at(deadline)?;
             loop {
                 match blocking() {
                     Err(e) if e.kind() == io::ErrorKind::Interrupted => {
                         signals::interrupted()?;
-                        if Instant::now() >= deadline {
+                        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                             return Ok(false);
                         }
                     }
                     other => return other.map(|()| true),
                 }
             }
+        }
+    }
+}
+
+/// Takes the exclusive lock, however long that takes, unless an interruption finds the flag set.
+pub(super) fn exclusive_unless(file: &File, called_back: &AtomicBool) -> io::Result<bool> {
+    loop {
+        match fs2::FileExt::lock_exclusive(file) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {
+                if called_back.load(Ordering::Relaxed) {
+                    return Ok(false);
+                }
+            }
+            other => return other.map(|()| true),
         }
     }
 }

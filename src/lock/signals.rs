@@ -11,18 +11,36 @@ use std::{
     io,
     mem::MaybeUninit,
     ptr,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicI32, AtomicUsize, Ordering},
 };
 
-static ARRIVED: AtomicBool = AtomicBool::new(false);
+use super::timer;
 
-extern "C" fn note(_: libc::c_int) {
-    ARRIVED.store(true, Ordering::Relaxed);
+/// The last signal that was held back; 0 before the first.
+static ARRIVED: AtomicI32 = AtomicI32::new(0);
+
+/// How many [`Deferred`] live.
+static HOLDING_BACK: AtomicUsize = AtomicUsize::new(0);
+
+extern "C" fn note(signal: libc::c_int) {
+    ARRIVED.store(signal, Ordering::Relaxed);
+    // It may have landed just before the wait that it is to end was entered.
+    timer::go_off_now();
+}
+
+/// Whether signals are held back.
+pub(super) fn are_held_back() -> bool {
+    HOLDING_BACK.load(Ordering::Relaxed) > 0
+}
+
+/// The deferred signal that arrived last.
+pub(crate) fn arrived() -> Option<i32> {
+    Some(ARRIVED.load(Ordering::Relaxed)).filter(|signal| *signal != 0)
 }
 
 /// Whether a deferred signal arrived; never before [`Deferred::begin`].
 pub(crate) fn signal_arrived() -> bool {
-    ARRIVED.load(Ordering::Relaxed)
+    arrived().is_some()
 }
 
 /// The same as an error that ends a wait.
@@ -35,6 +53,12 @@ pub(super) fn interrupted() -> io::Result<()> {
 
 const HELD_BACK: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
 
+/// The signals that may have a handler of this module's or the timer's: a new process must not run those.
+pub(crate) fn handled_signals() -> [libc::c_int; 4] {
+    let [first, second, third] = HELD_BACK;
+    [first, second, third, timer::signal()]
+}
+
 /// While it lives the signals only raise the flag.
 pub(crate) struct Deferred {
     before: [libc::sigaction; 3],
@@ -42,6 +66,7 @@ pub(crate) struct Deferred {
 
 impl Deferred {
     pub(crate) fn begin() -> Self {
+        HOLDING_BACK.fetch_add(1, Ordering::Relaxed);
         let before = HELD_BACK.map(|signal| {
             // SAFETY: zero is a valid sigaction; the fields that matter are set below.
             let mut before: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
@@ -64,6 +89,7 @@ impl Deferred {
 
 impl Drop for Deferred {
     fn drop(&mut self) {
+        HOLDING_BACK.fetch_sub(1, Ordering::Relaxed);
         for (signal, before) in HELD_BACK.iter().zip(&self.before) {
             // SAFETY: the action that was there before.
             unsafe { libc::sigaction(*signal, before, ptr::null_mut()) };

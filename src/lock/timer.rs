@@ -4,14 +4,18 @@
 //! timer aimed at this one thread (`SIGEV_THREAD_ID`, see `timer_create(2)`) ends the sleep at the deadline and disturbs no
 //! other thread. One shot would not do: a signal that lands just before the system call is entered interrupts
 //! nothing, and the sleeper would sleep for ever. So the timer refires every few milliseconds until the call has
-//! returned and the alarm is dropped.
+//! returned and the alarm is dropped. For the same reason a TERM that is held back (see [`super::signals`]) sets the
+//! alarm off instead of counting on its own interruption.
 #![allow(unsafe_code)]
 
 use std::{
     io,
     mem::MaybeUninit,
     ptr,
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicIsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -19,7 +23,7 @@ use std::{
 const REFIRE: Duration = Duration::from_millis(5);
 
 /// Which signal: a real-time one, since the others belong to somebody. C libraries keep the first few themselves.
-fn signal() -> libc::c_int {
+pub(super) fn signal() -> libc::c_int {
     libc::SIGRTMIN() + 7
 }
 
@@ -29,10 +33,26 @@ pub(super) struct Alarm {
     mask: libc::sigset_t,
 }
 
+/// The alarm that a held-back signal sets off. (One is enough: only a process with one thread holds signals back.)
+static CURRENT: AtomicIsize = AtomicIsize::new(NONE);
+
+/// No timer: 0 is one, the first that the kernel gives.
+const NONE: isize = -1;
+
 extern "C" fn wake(_: libc::c_int) {}
 
+/// Sets the current alarm off, if there is one. Async-signal-safe.
+pub(super) fn go_off_now() {
+    let timer = CURRENT.load(Ordering::Relaxed);
+    if timer != NONE {
+        let times = libc::itimerspec { it_value: timespec(Duration::from_nanos(1)), it_interval: timespec(REFIRE) };
+        // SAFETY: timer_settime is async-signal-safe (POSIX), and the timer lives as long as it is the current one.
+        unsafe { libc::timer_settime(timer as libc::timer_t, 0, &raw const times, ptr::null_mut()) };
+    }
+}
+
 /// Installs the handler, once for the process.
-fn install() -> io::Result<()> {
+pub(super) fn install() -> io::Result<()> {
     static INSTALLED: OnceLock<Result<(), i32>> = OnceLock::new();
     let installed = INSTALLED.get_or_init(|| {
         // SAFETY: zero is a valid sigaction; the fields that matter are set below.
@@ -52,7 +72,8 @@ fn install() -> io::Result<()> {
 }
 
 impl Alarm {
-    pub(super) fn at(deadline: Instant) -> io::Result<Self> {
+    /// `None`: it goes off with a held-back signal only.
+    pub(super) fn at(deadline: Option<Instant>) -> io::Result<Self> {
         install()?;
         // SAFETY: zero is a valid sigevent.
         let mut event: libc::sigevent = unsafe { MaybeUninit::zeroed().assume_init() };
@@ -67,7 +88,10 @@ impl Alarm {
         // SAFETY: timer_create succeeded.
         let timer = unsafe { timer.assume_init() };
         let mut alarm = Self { timer, mask: unblock()? };
-        alarm.start(deadline.saturating_duration_since(Instant::now()))?;
+        CURRENT.store(alarm.timer as isize, Ordering::Relaxed);
+        if let Some(deadline) = deadline {
+            alarm.start(deadline.saturating_duration_since(Instant::now()))?;
+        }
         Ok(alarm)
     }
 
@@ -85,6 +109,7 @@ impl Alarm {
 
 impl Drop for Alarm {
     fn drop(&mut self) {
+        CURRENT.store(NONE, Ordering::Relaxed);
         // SAFETY: the timer is ours and live; a signal of it that is still pending meets the empty handler.
         unsafe { libc::timer_delete(self.timer) };
         // SAFETY: the mask that pthread_sigmask gave.
@@ -106,6 +131,18 @@ fn unblock() -> io::Result<libc::sigset_t> {
             errno => Err(io::Error::from_raw_os_error(errno)),
         }
     }
+}
+
+/// Lets the alarm's signal through to this thread, for [`call`].
+pub(super) fn let_through() -> io::Result<()> {
+    unblock().map(drop)
+}
+
+/// Makes the blocking call of another thread return `EINTR`, if it is in one.
+pub(super) fn call(thread: &std::thread::JoinHandle<()>) {
+    use std::os::unix::thread::JoinHandleExt as _;
+    // SAFETY: the thread has not been joined, so its id means it; the handler is installed and does nothing.
+    unsafe { libc::pthread_kill(thread.as_pthread_t() as libc::pthread_t, signal()) };
 }
 
 fn timespec(duration: Duration) -> libc::timespec {

@@ -1,0 +1,69 @@
+//! Which locks the runs hold that this process belongs to, as they exported it in `$TRIPLOCK_HELD`.
+//!
+//! A job that asks for its own lock would wait for itself for ever. Each run therefore tells its command which locks it
+//! holds under which fence: `nightly:41 locks/db:7`. Asking for one of them is an error, but only while it is true: the
+//! lock must be held, and its note must name that fence. A daemon that a run left behind inherits the variable too; once
+//! the run has released its lock, the lock is free, or a later holder's fence stands in it.
+
+use std::{env, ffi::OsString, fmt::Write as _, path::Path};
+
+use crate::lock::Fence;
+
+/// Names the locks that a process's ancestors hold.
+const HELD: &str = "TRIPLOCK_HELD";
+
+/// Names the state directory that those locks are in.
+const STATE_DIR: &str = "TRIPLOCK_STATE_DIR";
+
+/// The locks that this process's ancestors hold in one state directory.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Held {
+    /// `NAME:FENCE`, separated by spaces.
+    entries: String,
+}
+
+impl Held {
+    /// As the environment says. Locks of another state directory are not among them.
+    pub(crate) fn inherited(state: &Path) -> Self {
+        let same = env::var_os(STATE_DIR).is_some_and(|dir| Path::new(&dir) == state);
+        let entries = if same { env::var(HELD).unwrap_or_default() } else { String::new() };
+        Self { entries }
+    }
+
+    /// Whether an ancestor says that it took that lock under that fence.
+    pub(crate) fn contains(&self, lock: &str, fence: Fence) -> bool {
+        let entry = |entry: &str| entry.rsplit_once(':').is_some_and(|(l, f)| l == lock && f.parse() == Ok(fence.0));
+        self.entries.split(' ').any(entry)
+    }
+
+    /// The same and one more.
+    pub(crate) fn add(&mut self, lock: &str, fence: Fence) {
+        let space = if self.entries.is_empty() { "" } else { " " };
+        let _ = write!(self.entries, "{space}{lock}:{fence}");
+    }
+
+    /// What a process that inherits these locks finds in its environment.
+    pub(crate) fn exported(&self, state: &Path) -> [(OsString, Option<OsString>); 2] {
+        [(HELD.into(), Some(self.entries.clone().into())), (STATE_DIR.into(), Some(state.into()))]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_names_a_lock_and_a_fence() {
+        let mut held = Held::default();
+        assert!(!held.contains("nightly", Fence(4)));
+        held.add("nightly", Fence(41));
+        held.add("locks/db", Fence(7));
+        assert!(held.contains("nightly", Fence(41)) && held.contains("locks/db", Fence(7)));
+        assert!(
+            !held.contains("nightly", Fence(4))
+                && !held.contains("nightly", Fence(42))
+                && !held.contains("db", Fence(7))
+        );
+        assert_eq!(held.exported(Path::new("/s"))[0].1, Some("nightly:41 locks/db:7".into()));
+    }
+}
