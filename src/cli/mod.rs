@@ -3,6 +3,7 @@
 mod logs;
 mod plain;
 pub(crate) mod run;
+mod update;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -13,6 +14,7 @@ use clap::{
 
 pub(crate) use logs::Logs;
 pub(crate) use run::{Run, Stop};
+pub(crate) use update::Update;
 
 use crate::{
     duration::parse as duration,
@@ -93,6 +95,8 @@ pub(crate) enum Command {
     Stop(Stop),
     /// Show the race for the last seat, and each lock that ends it.
     Race(Race),
+    /// Update a file by a command that reads the old content and prints the new one.
+    Update(Update),
     /// Print what a run of a job printed.
     Logs(Logs),
     /// One student of a race, as a process of its own.

@@ -5,6 +5,7 @@ mod logs;
 mod race;
 mod run;
 mod trip;
+mod update;
 
 use std::{error::Error as _, io, path::PathBuf};
 
@@ -51,6 +52,7 @@ pub fn main() -> u8 {
         Command::Cancel(cli::Cancel { trip, student, request }) => {
             trip::change(&output, &global, &trip, Change::Cancel { student }, request)
         }
+        Command::Update(args) => return update::update(&output, &global, args),
         Command::Logs(args) => logs::logs(&output, &global, &args).map_err(Into::into),
         Command::Run(args) => return run::run(&output, &global, &args),
         Command::Stop(args) => run::stop(&output, &global, &args),

@@ -36,3 +36,4 @@ pub(crate) use place::Place;
 pub(crate) use remains::remains;
 pub(crate) use run::{Done, Run};
 pub(crate) use stop::{StopJob, stop};
+pub(crate) use supervise::{Attempt, Cause, Supervisor};

@@ -20,4 +20,5 @@ mod sharing;
 mod signals;
 mod store_properties;
 mod strace;
+mod update;
 mod write_back_error;
