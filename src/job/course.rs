@@ -20,6 +20,7 @@ use super::{
     log::Log,
     model::{Ended, Event, Outcome, Request, RunId, Started},
     options::{Hold, Options, OutputMode},
+    place::Place,
     run::Done,
     supervise::{Attempt, Cause, Supervisor, pause},
 };
@@ -30,7 +31,7 @@ use crate::{
     held::Held,
     lock::Fence,
     name::Name,
-    process::{self, Cgroup, Program, Signals, Spawn, SpawnError, Status, Tree, Usage},
+    process::{self, Cgroup, Program, Signals, Spawn, SpawnError, Status, Tree, Usage, terminal},
 };
 
 /// A run that has started.
@@ -161,7 +162,7 @@ impl Course<'_> {
         warnings: &mut Vec<String>,
     ) -> Verdict {
         let start = self.ledger.now();
-        let foreground = process::in_foreground();
+        let foreground = terminal::in_foreground();
         // Certain to end with its whole tree, where the system offers that; only who sets a limit pays for it.
         let cgroup = self.options.time_limit.and_then(|_| Cgroup::try_make(&format!("{}-{}", self.job, self.run)));
         let inherit: Vec<BorrowedFd<'_>> = match self.options.close {
@@ -251,6 +252,7 @@ impl Course<'_> {
     }
 
     fn started(&self, attempt: u32, locks: &Locks) -> Started {
+        let Place { boot, pid_namespace } = Place::current_or_unknown();
         Started {
             run: self.run,
             attempt,
@@ -258,8 +260,8 @@ impl Course<'_> {
             slot: locks.slot,
             wait: locks.waited.as_secs_f64(),
             command: self.command_line.clone(),
-            boot: process::boot_id(),
-            pid_namespace: process::pid_namespace(),
+            boot,
+            pid_namespace,
             file: None,
         }
     }

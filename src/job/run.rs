@@ -20,6 +20,7 @@ use super::{
     ledger::JobLedger,
     model::{Event, NotRun, Outcome, RunId, Started, Totals},
     options::Options,
+    place::Place,
     remains::remains,
     supervise::pause,
 };
@@ -31,7 +32,7 @@ use crate::{
     held::Held,
     lock::{Fence, Guard as _, Holder, Identity, arrived},
     name::Name,
-    process::{self, Signals},
+    process::Signals,
 };
 
 /// A job that is to run now.
@@ -176,8 +177,7 @@ impl Run<'_> {
 
     /// The start of the first attempt, durable; `None` when the run is not due, which is recorded then.
     fn record_start(&self, ledger: &JobLedger, locks: &mut Locks) -> Result<Option<(RunId, Fence)>> {
-        let boot = process::boot_id();
-        let pid_namespace = process::pid_namespace();
+        let Place { boot, pid_namespace } = Place::current_or_unknown();
         let now = ledger.now();
         let own = locks.job.fence();
         let mut started = None;

@@ -17,15 +17,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::{
-    event::{PollFd, PollFlags},
-    process::Signal,
-};
+use rustix::event::{PollFd, PollFlags};
 
 use super::{
     files::JobFiles,
     ledger::JobLedger,
     model::{EndRequest, Event, Request, RunId},
+    place::Place,
     remains::remains,
 };
 use crate::{
@@ -34,7 +32,11 @@ use crate::{
     error::{Error, Result},
     lock::{FileLock, Identity},
     name::Name,
-    process::{Handle, Keepers, Signals, keepers, keeps, kill_tree_of, wait_for},
+    process::{
+        Handle, Signals, kill_tree_of,
+        locks::{Keepers, LockTable, keepers, keeps},
+        wait_for,
+    },
 };
 
 /// How long a wrapper whose job is gone may take to record that.
@@ -96,16 +98,16 @@ impl Stop<'_> {
 
     /// Every process that is proven to keep the lock, this one excepted: a job may stop itself.
     fn keepers(&self, id: FileId) -> Result<Vec<u32>> {
-        let Keepers { keepers, unreadable, locked } = keepers(id).map_err(|e| Error::io("read", "/proc", e))?;
-        if keepers.is_empty() && locked && unreadable > 0 {
+        let failed = |e| Error::io("read", "/proc", e);
+        let Keepers { found, unreadable } = keepers(id).map_err(failed)?;
+        if found.is_empty() && unreadable > 0 && LockTable::read().map_err(failed)?.is_locked(id) {
             return Err(Error::Denied {
                 path: self.locks.path_of(self.file),
                 why: "is locked by a process that this user may not look into; stop it as its owner or as root"
                     .to_owned(),
             });
         }
-        let mut pids: Vec<_> =
-            keepers.iter().map(|keeper| keeper.pid).filter(|pid| *pid != std::process::id()).collect();
+        let mut pids: Vec<_> = found.iter().map(|keeper| keeper.pid).filter(|pid| *pid != std::process::id()).collect();
         pids.dedup();
         Ok(pids)
     }
@@ -124,7 +126,7 @@ impl Stop<'_> {
     /// Records the end of a run whose wrapper did not.
     fn conclude(&self, run: Option<RunId>) -> Result<()> {
         let Some(run) = run else { return Ok(()) };
-        let boot = crate::process::boot_id();
+        let boot = Place::current_or_unknown().boot;
         self.ledger
             .append(|totals| {
                 let still_there = totals.in_slot(self.slot).is_some_and(|running| running.run == run);
@@ -143,21 +145,21 @@ impl Stop<'_> {
         Ok(keeps(pid, id).map_err(failed)?.then_some(handle))
     }
 
-    fn signal(&self, handle: &Handle, signal: Signal) -> Result<()> {
+    fn signal(&self, handle: &Handle, signal: i32) -> Result<()> {
         let denied = |_| Error::Denied {
             path: self.locks.path_of(self.file),
             why: format!(
                 "pid {} keeps the lock, and this user may not signal it; stop it as its owner or as root",
-                handle.pid()
+                handle.process().pid
             ),
         };
-        handle.signal(signal).map_err(denied)
+        handle.signal(signal).map(drop).map_err(denied)
     }
 
     fn end_wrapper(&self, pid: u32, id: FileId) -> Result<Waited> {
         let Some(wrapper) = self.open(pid, id)? else { return Ok(Waited::Ended) };
-        self.signal(&wrapper, Signal::TERM)?;
-        self.signal(&wrapper, Signal::CONT)?;
+        self.signal(&wrapper, libc::SIGTERM)?;
+        self.signal(&wrapper, libc::SIGCONT)?;
         match self.wait(std::slice::from_ref(&wrapper), self.deadline())? {
             Waited::TimeIsUp => {}
             waited => return Ok(waited),
@@ -167,7 +169,7 @@ impl Stop<'_> {
             Waited::TimeIsUp => {}
             waited => return Ok(waited),
         }
-        self.signal(&wrapper, Signal::KILL)?;
+        self.signal(&wrapper, libc::SIGKILL)?;
         self.wait(std::slice::from_ref(&wrapper), None)
     }
 
@@ -177,8 +179,8 @@ impl Stop<'_> {
             handles.extend(self.open(*pid, id)?);
         }
         for handle in &handles {
-            self.signal(handle, Signal::TERM)?;
-            self.signal(handle, Signal::CONT)?;
+            self.signal(handle, libc::SIGTERM)?;
+            self.signal(handle, libc::SIGCONT)?;
         }
         match self.wait(&handles, self.deadline())? {
             Waited::TimeIsUp => {}
@@ -190,7 +192,7 @@ impl Stop<'_> {
             left.extend(self.open(pid, id)?);
         }
         for handle in &left {
-            self.signal(handle, Signal::KILL)?;
+            self.signal(handle, libc::SIGKILL)?;
         }
         self.wait(&left, None)
     }

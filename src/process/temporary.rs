@@ -1,6 +1,5 @@
 #![allow(missing_docs, dead_code, unsafe_code, clippy::all, clippy::pedantic)]
 use super::*;
-use crate::dir::FileId;
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
@@ -49,62 +48,9 @@ impl Tree {
         Ok(vec![])
     }
 }
-pub(crate) struct Handle(std::os::fd::OwnedFd, u32);
-impl AsFd for Handle {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-impl Handle {
-    pub(crate) fn open(pid: u32) -> io::Result<Option<Self>> {
-        Ok(rustix::process::pidfd_open(
-            rustix::process::Pid::from_raw(pid as i32).unwrap(),
-            rustix::process::PidfdFlags::empty(),
-        )
-        .ok()
-        .map(|f| Self(f, pid)))
-    }
-    pub(crate) fn pid(&self) -> u32 {
-        self.1
-    }
-    pub(crate) fn signal(&self, s: rustix::process::Signal) -> io::Result<()> {
-        Ok(rustix::process::pidfd_send_signal(&self.0, s)?)
-    }
-    pub(crate) fn has_ended(&self) -> bool {
-        wait_for(
-            &mut [rustix::event::PollFd::new(&self.0, rustix::event::PollFlags::IN)],
-            Some(std::time::Duration::ZERO),
-        )
-        .unwrap()
-            > 0
-    }
-}
-pub(crate) struct Keeper {
-    pub(crate) pid: u32,
-}
-pub(crate) struct Keepers {
-    pub(crate) keepers: Vec<Keeper>,
-    pub(crate) unreadable: usize,
-    pub(crate) locked: bool,
-}
-pub(crate) fn keepers(_: FileId) -> io::Result<Keepers> {
-    Ok(Keepers { keepers: vec![], unreadable: 0, locked: false })
-}
-pub(crate) fn keeps(_: u32, _: FileId) -> io::Result<bool> {
-    Ok(true)
-}
 pub(crate) fn kill_tree_of(_: &Handle) -> io::Result<()> {
     Ok(())
 }
 pub(crate) fn become_subreaper() -> io::Result<()> {
     Ok(())
-}
-pub(crate) fn in_foreground() -> bool {
-    false
-}
-pub(crate) fn boot_id() -> String {
-    "b".into()
-}
-pub(crate) fn pid_namespace() -> u64 {
-    1
 }
