@@ -13,8 +13,10 @@ use rustix::{
 
 use super::{LogReader, Logs, limit};
 use crate::{
+    dir::FileId,
     error::{Error, Result},
-    job::{JobFiles, model::RunId},
+    job::{JobFiles, Place, model::RunId},
+    process::locks::{LockTable, keepers},
 };
 
 /// How often to look whether the run is over, whatever the log does.
@@ -87,9 +89,23 @@ impl<'f> Follow<'f> {
         Ok(is_unread)
     }
 
-    /// The ledger says so.
+    /// The ledger says so, or its wrapper was killed and nobody has its lock any more.
     fn is_over(&self) -> Result<bool> {
         let totals = self.files.totals()?.unwrap_or_default();
-        Ok(totals.running.iter().all(|running| running.run != self.run))
+        let Some(running) = totals.running.iter().find(|running| running.run == self.run) else { return Ok(true) };
+        let lock = match running.file {
+            Some((device, inode)) => Some(FileId { device, inode }),
+            None => self.files.dir.stat(&self.files.lock(running.slot))?.map(|stat| stat.id),
+        };
+        let Some(lock) = lock else { return Ok(false) };
+        let failed = |e| Error::io("read the locks in", "/proc", e);
+        let locks = LockTable::read().map_err(failed)?;
+        if locks.is_complete() || locks.is_locked(lock) {
+            return Ok(!locks.is_locked(lock));
+        }
+        // In a container not every lock is shown; but a run of the same one can be seen there.
+        let place = Place::current()?;
+        let keepers = keepers(lock).map_err(failed)?;
+        Ok(place.is_of(running) && keepers.found.is_empty() && keepers.unreadable == 0)
     }
 }
