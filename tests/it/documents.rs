@@ -56,6 +56,8 @@ fn help_and_version_are_no_errors() {
         &["trip", "add", "--help"],
         &["book", "-h"],
         &["race", "--help"],
+        &["update", "--help"],
+        &["logs", "--help"],
     ] {
         let said = triplock().args(arguments).output().unwrap();
         assert!(said.status.success() && said.stderr.is_empty() && !said.stdout.is_empty(), "{arguments:?}");

@@ -1,11 +1,22 @@
 //! `logs`: what a run printed, byte for byte, while it runs and afterwards.
 
-use std::{fs, io::Read as _, os::unix::fs::PermissionsExt as _, path::PathBuf, process::Stdio, time::Duration};
+use std::{
+    fs,
+    io::Read as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::PathBuf,
+    process::Stdio,
+    time::Duration,
+};
 
 use rustix::{pipe::PipeFlags, process::Signal};
 use serde_json::Value;
 
-use crate::sandbox::{Finished, Running, Sandbox, eventually};
+use crate::{
+    machine,
+    mount::{Disk, Kind, SmallDisk},
+    sandbox::{Finished, Running, Sandbox, eventually},
+};
 
 /// A sandbox in which some runs have left logs.
 fn with_logs(logs: &[(&str, &[u8])]) -> Sandbox {
@@ -134,20 +145,75 @@ fn what_comes_after_the_commands_end_is_not_lost() {
     });
 }
 
-#[test]
-fn the_middle_of_a_long_log_is_cut() {
-    let sandbox = Sandbox::new();
+/// Runs a job that prints 6,888,896 bytes, and keeps 65,536.
+#[track_caller]
+fn capture_numbers(sandbox: &Sandbox) -> String {
     let config = sandbox.path("triplock.toml");
-    fs::write(&config, "[jobs.nightly]\ncommand = [\"seq\", \"1000000\"]\noutput = \"capture\"\nlog_limit = 65536\n")
-        .unwrap();
-    sandbox.triplock(["run", "nightly", "--config"]).arg(&config).run().exits(0);
-    let printed = sandbox.triplock(["logs", "nightly"]).run();
-    let text = &printed.exits(0).stdout;
-    assert!(text.starts_with("1\n2\n3\n") && text.ends_with("\n999999\n1000000\n") && text.len() < 70_000);
+    let job = "[jobs.nightly]\ncommand = [\"seq\", \"1000000\"]\noutput = \"capture\"\nlog_limit = 65536\n";
+    fs::write(&config, job).unwrap();
+    sandbox.triplock(["run", "nightly", "--allow-network-fs", "--config"]).arg(&config).run().exits(0);
+    sandbox.triplock(["logs", "nightly", "--allow-network-fs"]).run().exits(0).stdout.clone()
+}
+
+#[track_caller]
+fn has_its_ends(sandbox: &Sandbox, text: &str) {
+    assert!(text.starts_with("1\n2\n3\n") && text.ends_with("\n999999\n1000000\n") && text.len() < 66_000);
     let marks: Vec<_> = text.lines().filter(|line| line.starts_with("[triplock: ")).collect();
     let cut = 6_888_896 - (text.len() - marks[0].len() - 1);
     let near = [cut, cut + 1].map(|cut| format!("[triplock: {cut} bytes cut here]"));
     assert!(marks.len() == 1 && near.iter().any(|mark| mark == marks[0]), "{marks:?} is not {near:?}");
+    let blocks = fs::metadata(directory(sandbox).join("1.log")).unwrap().blocks();
+    assert!(blocks * 512 <= 65_536 + 4096, "{blocks} blocks");
+}
+
+#[test]
+fn the_middle_of_a_long_log_is_cut() {
+    let sandbox = Sandbox::new();
+    let text = capture_numbers(&sandbox);
+    has_its_ends(&sandbox, &text);
+}
+
+#[test]
+fn it_is_cut_on_every_file_system_that_can_and_said_on_one_that_cannot() {
+    let test = "logs::it_is_cut_on_every_file_system_that_can_and_said_on_one_that_cannot";
+    for kind in [Kind::Ext4, Kind::Xfs] {
+        if machine::may_mount(test) && machine::has(test, &[kind.mkfs()]) {
+            let disk = Disk::new(kind);
+            let sandbox = Sandbox::new().with_state(disk.point().join("state"));
+            let text = capture_numbers(&sandbox);
+            has_its_ends(&sandbox, &text);
+        }
+    }
+    if machine::may_mount(test) {
+        let disk = SmallDisk::new("size=16m");
+        let sandbox = Sandbox::new().with_state(disk.point().join("state"));
+        let text = capture_numbers(&sandbox);
+        has_its_ends(&sandbox, &text);
+
+        let disk = SmallDisk::that_cannot_punch();
+        let sandbox = Sandbox::new().with_state(disk.point().join("state"));
+        let text = capture_numbers(&sandbox);
+        let (printed, said) = text.rsplit_once("\n\n").expect("a line of its own at the end");
+        assert_eq!(printed.len(), 6_888_896 - 1, "all of it is there");
+        assert!(
+            said.starts_with("[triplock: the log is over its limit: ") && said.contains("cannot give back"),
+            "{said}"
+        );
+        assert_eq!(text.matches("[triplock").count(), 1);
+    }
+}
+
+#[test]
+fn a_full_disk_is_the_jobs_own_business() {
+    let test = "logs::a_full_disk_is_the_jobs_own_business";
+    if !machine::may_mount(test) {
+        return;
+    }
+    let disk = SmallDisk::new("size=1m");
+    let sandbox = Sandbox::new().with_state(disk.point().join("state"));
+    capture(&sandbox, &[], "true").exits(0);
+    let run = capture(&sandbox, &[], "head -c 4000000 /dev/zero 2>/dev/null; echo $?; exit 5");
+    assert_eq!(run.code(), Some(5), "the job goes on, and its own end is what counts");
 }
 
 #[test]
