@@ -243,8 +243,6 @@ impl fmt::Display for Error {
             Self::NoSuchLog { job, run: Some(run), why } => write!(f, "no log of run {run} of job {job}: {why}"),
             Self::NoSuchLog { job, run: None, why } => write!(f, "no log of job {job}: {why}"),
             Self::NoSuchJob { job, why } => write!(f, "no such job: {job}; {why}"),
-            Self::BadConfiguration { path, line: 0, why } => write!(f, "{}: {why}", path.display()),
-            Self::BadConfiguration { path, line, why } => write!(f, "{}: line {line}: {why}", path.display()),
             Self::Nested(name) => {
                 write!(f, "{name}: a run that this process belongs to holds that lock; waiting for it would never end")
             }
@@ -260,7 +258,10 @@ impl fmt::Display for Error {
                 Ok(())
             }
             Self::CannotCreate { path, source } => write!(f, "cannot create {}: {source}", path.display()),
-            Self::Denied { path, why } => write!(f, "{}: {why}", path.display()),
+            Self::Denied { path, why } | Self::BadConfiguration { path, line: 0, why } => {
+                write!(f, "{}: {why}", path.display())
+            }
+            Self::BadConfiguration { path, line, why } => write!(f, "{}: line {line}: {why}", path.display()),
             Self::UntrustedFileSystem { path, kind } => write!(
                 f,
                 "{}: on {kind}, where locks of other processes may not be seen; choose a local directory, or insist with --allow-network-fs",
