@@ -85,7 +85,7 @@ impl Filter<'_> {
             }
         };
         let signals = Signals::take().map_err(failed)?;
-        let foreground = process::terminal::in_foreground();
+        let foreground = process::in_foreground();
         // Without it, a descendant that leaves the group is found by sweeps.
         let cgroup = self.time_limit.and_then(|_| Cgroup::try_make("update"));
         process::become_subreaper().map_err(failed)?;

@@ -106,6 +106,6 @@ impl<'f> Follow<'f> {
         // In a container not every lock is shown; but a run of the same one can be seen there.
         let place = Place::current()?;
         let keepers = keepers(lock).map_err(failed)?;
-        Ok(place.is_of(running) && keepers.found.is_empty() && keepers.unreadable == 0)
+        Ok(place.is_of(running) && keepers.keepers.is_empty() && keepers.unreadable == 0)
     }
 }
