@@ -180,26 +180,26 @@ fn it_is_cut_on_every_file_system_that_can_and_said_on_one_that_cannot() {
         if machine::may_mount(test) && machine::has(test, &[kind.mkfs()]) {
             let disk = Disk::new(kind);
             let sandbox = Sandbox::new().with_state(disk.point().join("state"));
-            let text = capture_numbers(&sandbox);
-            has_its_ends(&sandbox, &text);
+            let output = capture_numbers(&sandbox);
+            has_its_ends(&sandbox, &output);
         }
     }
     if machine::may_mount(test) {
         let disk = SmallDisk::new("size=16m");
         let sandbox = Sandbox::new().with_state(disk.point().join("state"));
-        let text = capture_numbers(&sandbox);
-        has_its_ends(&sandbox, &text);
+        let output = capture_numbers(&sandbox);
+        has_its_ends(&sandbox, &output);
 
         let disk = SmallDisk::that_cannot_punch();
         let sandbox = Sandbox::new().with_state(disk.point().join("state"));
-        let text = capture_numbers(&sandbox);
-        let (printed, said) = text.rsplit_once("\n\n").expect("a line of its own at the end");
+        let output = capture_numbers(&sandbox);
+        let (printed, said) = output.rsplit_once("\n\n").expect("a line of its own at the end");
         assert_eq!(printed.len(), 6_888_896 - 1, "all of it is there");
         assert!(
             said.starts_with("[triplock: the log is over its limit: ") && said.contains("cannot give back"),
             "{said}"
         );
-        assert_eq!(text.matches("[triplock").count(), 1);
+        assert_eq!(output.matches("[triplock").count(), 1);
     }
 }
 
