@@ -136,7 +136,10 @@ fn captured_output_keeps_its_order_and_is_private() {
 fn what_comes_after_the_commands_end_is_not_lost() {
     let sandbox = Sandbox::new();
     let go = sandbox.path("go");
-    let script = format!("(while ! [ -e {} ]; do sleep 0.01; done; echo late) & echo early", go.display());
+    let script = format!(
+        "(while ! [ -e {} ] && [ $((i += 1)) -lt 6000 ]; do sleep 0.01; done; echo late) & echo early",
+        go.display()
+    );
     capture(&sandbox, &[], &script).exits(0);
     assert_eq!(sandbox.triplock(["logs", "nightly"]).run().exits(0).stdout, "early\n");
     fs::write(&go, "").unwrap();
@@ -234,8 +237,10 @@ fn only_the_newest_logs_are_kept_and_empty_ones_of_successes_are_not() {
 fn following_ends_with_the_run_and_misses_nothing() {
     let sandbox = Sandbox::new();
     let go = sandbox.path("go");
-    let script =
-        format!("echo begin; while ! [ -e {} ]; do sleep 0.01; done; seq 100000; printf 'no newline'", go.display());
+    let script = format!(
+        "echo begin; while ! [ -e {} ] && [ $((i += 1)) -lt 6000 ]; do sleep 0.01; done; seq 100000; printf 'no newline'",
+        go.display()
+    );
     let run = start(&sandbox, &script);
     let following = sandbox.triplock(["logs", "nightly", "-f"]).start();
     // It is not over before the run is.
@@ -253,7 +258,13 @@ fn following_ends_with_the_run_and_misses_nothing() {
 fn following_ends_when_the_wrapper_and_its_job_are_killed() {
     let sandbox = Sandbox::new();
     let go = sandbox.path("go");
-    let run = start(&sandbox, &format!("echo begin; while ! [ -e {} ]; do sleep 0.01; done; echo end", go.display()));
+    let run = start(
+        &sandbox,
+        &format!(
+            "echo begin; while ! [ -e {} ] && [ $((i += 1)) -lt 6000 ]; do sleep 0.01; done; echo end",
+            go.display()
+        ),
+    );
     run.kill();
     run.finish();
     let following = sandbox.triplock(["logs", "nightly", "-f"]).start();

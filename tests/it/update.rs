@@ -383,8 +383,11 @@ fn an_update_within_its_own_filter_is_refused() {
 fn a_file_that_is_being_updated_is_busy() {
     let place = Place::new(b"old\n");
     let (runs, go) = (place.sandbox.path("runs"), place.sandbox.path("go"));
-    let script =
-        format!("touch {}; while ! [ -e {} ]; do sleep 0.01; done; cat; echo first", runs.display(), go.display());
+    let script = format!(
+        "touch {}; while ! [ -e {} ] && [ $((i += 1)) -lt 6000 ]; do sleep 0.01; done; cat; echo first",
+        runs.display(),
+        go.display()
+    );
     let first = place.update(&[], &script).start();
     place.eventually_exists("runs");
     let busy = place.update(&["-n"], "echo second").fails(75);
@@ -409,7 +412,7 @@ fn the_lock_lives_as_long_as_an_orphaned_filter() {
     let place = Place::new(b"old\n");
     let (runs, go) = (place.sandbox.path("runs"), place.sandbox.path("go"));
     let script = format!(
-        "exec 2>/dev/null; touch {}; while ! [ -e {} ]; do sleep 0.01; done; echo orphan",
+        "exec 2>/dev/null; touch {}; while ! [ -e {} ] && [ $((i += 1)) -lt 6000 ]; do sleep 0.01; done; echo orphan",
         runs.display(),
         go.display()
     );
