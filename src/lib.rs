@@ -58,6 +58,7 @@ mod process;
 pub mod race;
 mod sealed;
 pub mod state;
+mod update;
 
 pub use booking::{Change, Event, Refusal, Request};
 pub use dir::{Environment, StateDir};

@@ -2,9 +2,11 @@
 
 mod flock;
 mod history;
+mod logs;
 mod plain;
 pub(crate) mod run;
 mod status;
+mod update;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -15,8 +17,10 @@ use clap::{
 
 pub(crate) use flock::Flock;
 pub(crate) use history::History;
+pub(crate) use logs::Logs;
 pub(crate) use run::{Run, Stop};
 pub(crate) use status::Status;
+pub(crate) use update::Update;
 
 use crate::{
     duration::parse as duration,
@@ -113,6 +117,10 @@ pub(crate) enum Command {
     Doctor(Doctor),
     /// Show the race for the last seat, and each lock that ends it.
     Race(Race),
+    /// Update a file by a command that reads the old content and prints the new one.
+    Update(Update),
+    /// Print what a run of a job printed.
+    Logs(Logs),
     /// One student of a race, as a process of its own.
     #[command(hide = true)]
     RaceStudent(RaceStudent),

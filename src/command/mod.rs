@@ -4,12 +4,14 @@ mod batch;
 mod doctor;
 mod flock;
 mod history;
+mod logs;
 mod race;
 mod run;
 mod status;
 mod table;
 mod text;
 mod trip;
+mod update;
 mod why;
 
 use std::{error::Error as _, ffi::OsString, io, path::PathBuf};
@@ -63,6 +65,8 @@ pub fn main() -> u8 {
         Command::History(args) => history::history(&output, &global, &args),
         Command::Status(cli::Status { name: Some(name), why: true }) => why::why(&output, &global, &name),
         Command::Status(args) => status::status(&output, &global, args.name.as_ref()),
+        Command::Update(args) => return update::update(&output, &global, args),
+        Command::Logs(args) => logs::logs(&output, &global, &args).map_err(Into::into),
         Command::Run(args) => return run::run(&output, &global, &args),
         Command::Stop(args) => run::stop(&output, &global, &args),
         Command::Doctor(args) => doctor::doctor(&output, &global, &args),

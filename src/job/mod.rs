@@ -42,3 +42,4 @@ pub(crate) use presence::{Look, Presence, Slot};
 pub(crate) use remains::remains;
 pub(crate) use run::{Done, Run};
 pub(crate) use stop::{StopJob, stop};
+pub(crate) use supervise::{Attempt, Cause, Supervisor};

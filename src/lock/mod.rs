@@ -29,7 +29,7 @@ pub(crate) use held_file::{HeldFile, Missing, Taken, read_head};
 pub(crate) use holder::shortened;
 pub use holder::{Holder, Identity};
 pub(crate) use inherited::Inherited;
-pub(crate) use lease::{Openers, is_sole_opener, other_openers};
+pub(crate) use lease::{Openers, has_writers, is_sole_opener, other_openers};
 pub use memory::{MemoryGuard, MemoryLock};
 pub(crate) use signals::{Deferred, arrived, handled_signals, signal_arrived};
 

@@ -78,7 +78,9 @@ impl Sandbox {
     /// The same with a copy of the program that every user of the machine may run, wherever the build directory is.
     pub(crate) fn for_all_users(mut self) -> Self {
         self.program = self.path("triplock");
-        fs::copy(TRIPLOCK, &self.program).expect("copy the program");
+        // By another process: had we the file open for writing while another test forks, it could not be executed.
+        let copied = Command::new("cp").arg(TRIPLOCK).arg(&self.program).status().expect("start cp");
+        assert!(copied.success(), "copy the program");
         for path in [self.dir.path(), &self.program] {
             fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("chmod");
         }
