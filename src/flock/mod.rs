@@ -32,10 +32,7 @@ use locked::{Locked, NotLocked, Opened};
 use message::{Called, Failure};
 use recorded::Ledger;
 
-use crate::process::{
-    command::{Command, How, NotRun},
-    startup,
-};
+use crate::process::{Program, Spawn, SpawnError, Status};
 
 /// What `--help` says, after the usage.
 const HELP: &str = "
@@ -79,7 +76,6 @@ pub(crate) fn help(name: &str) -> String {
 
 /// Does what the words after the program's name ask for, and gives the exit code.
 pub(crate) fn main(called: &OsStr, words: Vec<OsString>, state: State) -> u8 {
-    startup::restore_pipe_signal();
     let called = Called::new(called);
     let mut out = Out { failed: None };
     let code = match arguments::parse(words, state) {
@@ -164,12 +160,14 @@ fn run(
         let name = String::from_utf8_lossy(called.short());
         out.print(&format!("{name}: executing {}\n", words[0].to_string_lossy()));
     }
-    let command = Command::new(words).map_err(|e| not_executed(words, &e))?;
+    let program = Program::find(words).map_err(|e| not_started(words, &e))?;
+    // The lock's descriptor it has or has not, as it was opened.
+    let spawn = Spawn::plain(&program);
     if request.no_fork {
-        return Err(not_executed(words, &command.replace_this_process()));
+        return Err(not_started(words, &spawn.become_it()));
     }
     let recorded = ledger.map(|ledger| ledger.start(waited)).transpose()?;
-    let ended = command.run();
+    let ended = spawn.run();
     if let Some(recorded) = recorded {
         // The command has run: what came of it is what the caller asks for.
         if let Err(failure) = recorded.end(&ended) {
@@ -177,13 +175,19 @@ fn run(
         }
     }
     match ended {
-        Ok(ended) => Ok(match ended.how {
-            How::Exited(code) => code,
-            How::Killed(signal) => u8::try_from(signal).map_or(u8::MAX, |signal| signal.saturating_add(128)),
+        Ok(Ok(ended)) => Ok(match ended.status {
+            Status::Exited(code) => code,
+            Status::Killed(signal) => u8::try_from(signal).map_or(u8::MAX, |signal| signal.saturating_add(128)),
         }),
-        Err(NotRun::NotExecutable(e)) => Err(not_executed(words, &e)),
-        Err(NotRun::NoProcess(e)) => Err(Failure::new(message::SYSTEM, &[b"fork failed: ", &message::words(&e)])),
-        Err(NotRun::NotWaited(e)) => Err(Failure::new(message::SYSTEM, &[b"waitpid failed: ", &message::words(&e)])),
+        Ok(Err(e)) => Err(Failure::new(message::SYSTEM, &[b"waitpid failed: ", &message::words(&e)])),
+        Err(e) => Err(not_started(words, &e)),
+    }
+}
+
+fn not_started(command: &[OsString], error: &SpawnError) -> Failure {
+    match error {
+        SpawnError::NotFound(e) | SpawnError::NotExecutable(e) => not_executed(command, e),
+        SpawnError::Failed(e) => Failure::new(message::SYSTEM, &[b"fork failed: ", &message::words(e)]),
     }
 }
 

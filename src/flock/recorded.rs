@@ -7,6 +7,7 @@
 //! is gone knows that nobody holds the lock any more, and records the run as lost; a shared lock proves nothing.
 
 use std::{
+    io,
     os::unix::fs::MetadataExt as _,
     sync::Arc,
     time::{Duration, Instant},
@@ -32,7 +33,7 @@ use crate::{
         remains,
     },
     lock::{Fence, Holder, Identity, holder_in, shortened},
-    process::command::{self, How},
+    process::{self, SpawnError, Status},
 };
 
 /// The ledger of the job, and what is to be said of the run in it.
@@ -191,21 +192,23 @@ pub(super) struct Recorded {
 
 impl Recorded {
     /// Records how it ended, and returns when that is on disk.
-    pub(super) fn end(self, ended: &Result<command::Ended, command::NotRun>) -> Result<(), Failure> {
+    pub(super) fn end(self, ended: &Result<io::Result<process::Ended>, SpawnError>) -> Result<(), Failure> {
         let duration = self.began.elapsed();
-        let (outcome, exit, signal) = match ended.as_ref().map(|ended| ended.how) {
-            Ok(How::Exited(0)) => (Outcome::Succeeded, Some(0), None),
-            Ok(How::Exited(code)) => (Outcome::Failed, Some(code), None),
-            Ok(How::Killed(signal)) => (Outcome::Failed, None, Some(signal)),
-            Err(_) => (Outcome::NotStarted, None, None),
+        let (known, reason) = match ended {
+            Ok(Ok(ended)) => (Some(ended), None),
+            Ok(Err(e)) => (None, Some(format!("nobody knows how it ended: {e}"))),
+            Err(SpawnError::NotFound(e) | SpawnError::NotExecutable(e)) => {
+                (None, Some(format!("the command cannot be executed: {e}")))
+            }
+            Err(SpawnError::Failed(e)) => (None, Some(format!("no process could be made: {e}"))),
         };
-        let reason = match ended {
-            Ok(_) => None,
-            Err(command::NotRun::NotExecutable(e)) => Some(format!("the command cannot be executed: {e}")),
-            Err(command::NotRun::NoProcess(e)) => Some(format!("no process could be made: {e}")),
-            Err(command::NotRun::NotWaited(e)) => Some(format!("nobody knows how it ended: {e}")),
+        let (outcome, exit, signal) = match known.map(|ended| ended.status) {
+            Some(Status::Exited(0)) => (Outcome::Succeeded, Some(0), None),
+            Some(Status::Exited(code)) => (Outcome::Failed, Some(code), None),
+            Some(Status::Killed(signal)) => (Outcome::Failed, None, Some(signal)),
+            None => (Outcome::NotStarted, None, None),
         };
-        let seconds = |of: fn(&command::Ended) -> Duration| ended.as_ref().map_or(0.0, |ended| of(ended).as_secs_f64());
+        let usage = known.map_or_else(process::Usage::default, |ended| ended.usage);
         let event = Event::Ended(Ended {
             run: self.run,
             attempt: 1,
@@ -215,9 +218,9 @@ impl Recorded {
             signal,
             start: self.start,
             duration: duration.as_secs_f64(),
-            user: seconds(|ended| ended.user),
-            system: seconds(|ended| ended.system),
-            peak_memory: ended.as_ref().map_or(0, |ended| ended.peak_memory),
+            user: usage.user.as_secs_f64(),
+            system: usage.system.as_secs_f64(),
+            peak_memory: usage.peak_memory,
             fence: self.fence,
             wait: self.waited.as_secs_f64(),
             reason,

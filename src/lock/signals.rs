@@ -53,10 +53,10 @@ pub(super) fn interrupted() -> io::Result<()> {
 
 const HELD_BACK: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
 
-/// The signals that may have a handler of this module's or the timer's: a new process must not run those.
-pub(crate) fn handled_signals() -> [libc::c_int; 4] {
-    let [first, second, third] = HELD_BACK;
-    [first, second, third, timer::signal()]
+/// The signals that may have a handler of this module's or the timer's now: a new process must not run those.
+pub(crate) fn handled_signals() -> Vec<libc::c_int> {
+    let held_back = if are_held_back() { &HELD_BACK[..] } else { &[] };
+    held_back.iter().copied().chain(timer::is_installed().then(timer::signal)).collect()
 }
 
 /// While it lives the signals only raise the flag.
@@ -89,10 +89,11 @@ impl Deferred {
 
 impl Drop for Deferred {
     fn drop(&mut self) {
-        HOLDING_BACK.fetch_sub(1, Ordering::Relaxed);
         for (signal, before) in HELD_BACK.iter().zip(&self.before) {
             // SAFETY: the action that was there before.
             unsafe { libc::sigaction(*signal, before, ptr::null_mut()) };
         }
+        // Only now is there no handler any more.
+        HOLDING_BACK.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -51,9 +51,15 @@ pub(super) fn go_off_now() {
     }
 }
 
+static INSTALLED: OnceLock<Result<(), i32>> = OnceLock::new();
+
+/// Whether the signal has its handler.
+pub(super) fn is_installed() -> bool {
+    INSTALLED.get().is_some()
+}
+
 /// Installs the handler, once for the process.
 pub(super) fn install() -> io::Result<()> {
-    static INSTALLED: OnceLock<Result<(), i32>> = OnceLock::new();
     let installed = INSTALLED.get_or_init(|| {
         // SAFETY: zero is a valid sigaction; the fields that matter are set below.
         let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };

@@ -51,8 +51,7 @@ impl Child {
 
     /// Sleeps until it has ended. To be called once.
     pub(crate) fn wait(&self) -> io::Result<Ended> {
-        let ended = wait4(self.pid.as_raw_nonzero().get(), 0)?;
-        ended.map(|(_, ended)| ended).ok_or_else(|| io::ErrorKind::Interrupted.into())
+        wait(self.pid)
     }
 }
 
@@ -61,6 +60,12 @@ impl AsFd for Child {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
+}
+
+/// Sleeps until that child has ended.
+pub(super) fn wait(pid: Pid) -> io::Result<Ended> {
+    let ended = wait4(pid.as_raw_nonzero().get(), 0)?;
+    ended.map(|(_, ended)| ended).ok_or_else(|| io::ErrorKind::Interrupted.into())
 }
 
 /// wait4(2): the pid of a child that has ended, and how; `None` when `WNOHANG` was asked for and none has.

@@ -26,17 +26,18 @@ impl Program {
     /// Prepares a command line.
     ///
     /// # Errors
-    /// [`SpawnError::NotFound`] when there is no command or it is empty; [`SpawnError::NotExecutable`] when something in
-    /// it contains a NUL, which no program can be given.
+    /// [`SpawnError::NotFound`] when there is no command; [`SpawnError::NotExecutable`] when something in it contains a
+    /// NUL, which no program can be given.
     pub(crate) fn find(argv: &[OsString]) -> Result<Self, SpawnError> {
-        let Some(name) = argv.first().map(|name| name.as_bytes()).filter(|name| !name.is_empty()) else {
-            return Err(SpawnError::NotFound);
+        let Some(name) = argv.first().map(|name| name.as_bytes()) else {
+            return Err(SpawnError::NotFound(io::Error::from_raw_os_error(libc::ENOENT)));
         };
         let mut arguments = Strings::default();
         for argument in argv {
             arguments.push(&[argument.as_bytes()]).map_err(SpawnError::NotExecutable)?;
         }
-        let in_path = !name.contains(&b'/');
+        // No directory has a command without a name; to try none finds the same.
+        let in_path = !name.is_empty() && !name.contains(&b'/');
         let mut candidates = Strings::default();
         if in_path {
             let path = env::var_os("PATH");

@@ -7,11 +7,12 @@
 //! - a stack of its own, since returning from the function that called `clone` would pull ours from under us;
 //! - no allocation, no lock, no panic in it: another thread may hold the allocator's lock, and nobody would release it.
 //!   So argument vector, environment and every path to try are prepared before;
-//! - no signal handler in it, which would run on our memory: every signal is blocked from before the clone until the
-//!   handlers that triplock has are gone;
+//! - no signal handler in it, which would run on our memory: while triplock has handlers, every signal is blocked from
+//!   before the clone until they are gone;
 //! - its errno comes back through the shared memory, so that "not found" is known without a pipe.
 //!
-//! `CLONE_PIDFD` gives the descriptor that means this process and no later one of its number.
+//! `CLONE_PIDFD` gives the descriptor that means this process and no later one of its number; who only sleeps until the
+//! child's end ([`Spawn::run`]) needs none. [`Spawn::become_it`] does the same without the clone.
 #![allow(unsafe_code)]
 
 use std::{
@@ -30,9 +31,10 @@ use std::{
 use rustix::process::Pid;
 
 use super::{
-    child::{Child, wait4},
+    child::{Child, Ended, wait},
     program::{Program, Strings},
     signals::{Mask, keep_ended_children, remove_handler, set_default},
+    startup,
 };
 use crate::lock::handled_signals;
 
@@ -62,7 +64,7 @@ pub(crate) struct Spawn<'a> {
 #[derive(Debug)]
 pub(crate) enum SpawnError {
     /// There is no such command.
-    NotFound,
+    NotFound(io::Error),
     /// It is there, and cannot be executed.
     NotExecutable(io::Error),
     /// The operating system refused before that.
@@ -72,7 +74,7 @@ pub(crate) enum SpawnError {
 impl fmt::Display for SpawnError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotFound => f.write_str("command not found"),
+            Self::NotFound(_) => f.write_str("command not found"),
             Self::NotExecutable(error) => write!(f, "cannot execute: {error}"),
             Self::Failed(error) => write!(f, "cannot start a process: {error}"),
         }
@@ -82,8 +84,7 @@ impl fmt::Display for SpawnError {
 impl std::error::Error for SpawnError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::NotFound => None,
-            Self::NotExecutable(error) | Self::Failed(error) => Some(error),
+            Self::NotFound(error) | Self::NotExecutable(error) | Self::Failed(error) => Some(error),
         }
     }
 }
@@ -106,15 +107,87 @@ struct Plan<'a> {
     inherit: &'a [BorrowedFd<'a>],
     own_group: bool,
     cgroup: Option<c_int>,
-    mask: &'a Mask,
-    handled: [c_int; 4],
+    /// Not to be set when there is none.
+    mask: Option<&'a Mask>,
+    /// The signals that triplock has a handler for.
+    handled: &'a [c_int],
     // What the new process says.
     failure: Cell<Option<(Stage, c_int)>>,
     in_cgroup: Cell<bool>,
 }
 
-impl Spawn<'_> {
+impl<'a> Spawn<'a> {
+    /// A child that has all as we have it: environment, descriptors, process group, signals.
+    pub(crate) fn plain(program: &'a Program) -> Self {
+        Self {
+            program,
+            environment: &[],
+            stdin: None,
+            stdout: None,
+            stderr: None,
+            inherit: &[],
+            own_group: false,
+            cgroup: None,
+            mask: None,
+        }
+    }
+
+    /// Starts it, to be watched over.
     pub(crate) fn start(&self) -> Result<Child, SpawnError> {
+        let (pid, pidfd, in_cgroup) = self.begin(libc::CLONE_PIDFD)?;
+        let Some(pidfd) = pidfd else {
+            // A kernel that does not know the flag has ignored it.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            let _ = wait(pid);
+            let missing = "this kernel has no pidfd, which Linux 5.3 brought";
+            return Err(SpawnError::Failed(io::Error::new(io::ErrorKind::Unsupported, missing)));
+        };
+        Ok(Child { pid, pidfd, in_cgroup })
+    }
+
+    /// Starts it, and sleeps until it has ended. The inner error: it ran, and nobody can tell how it ended.
+    pub(crate) fn run(&self) -> Result<io::Result<Ended>, SpawnError> {
+        let (pid, ..) = self.begin(0)?;
+        Ok(wait(pid))
+    }
+
+    /// Becomes it. Returns only to say why that failed; this process has then been prepared for it in vain.
+    pub(crate) fn become_it(&self) -> SpawnError {
+        match self.planned(&[], self.mask, try_all) {
+            Ok((stage, errno)) => error_of(stage, errno, self.program.in_path),
+            Err(error) => error,
+        }
+    }
+
+    /// The new process, its descriptor if `flags` asked for that, and whether it is in the control group.
+    fn begin(&self, flags: c_int) -> Result<(Pid, Option<OwnedFd>, bool), SpawnError> {
+        let failed = SpawnError::Failed;
+        let handled = handled_signals();
+        let before =
+            if handled.is_empty() { None } else { Some(Mask::all().apply(libc::SIG_SETMASK).map_err(failed)?) };
+        let cloned = self.planned(&handled, self.mask.or(before.as_ref()), |plan| {
+            (clone(plan, flags), plan.failure.get(), plan.in_cgroup.get())
+        });
+        if let Some(before) = before {
+            before.apply(libc::SIG_SETMASK).map_err(failed)?;
+        }
+        let (cloned, failure, in_cgroup) = cloned?;
+        let (pid, pidfd) = cloned.map_err(failed)?;
+        if let Some((stage, errno)) = failure {
+            // It has ended, or is about to.
+            let _ = wait(pid);
+            return Err(error_of(stage, errno, self.program.in_path));
+        }
+        Ok((pid, pidfd, in_cgroup))
+    }
+
+    /// Hands the plan to `go`, and lives as long as that takes.
+    fn planned<T>(
+        &self,
+        handled: &[c_int],
+        mask: Option<&Mask>,
+        go: impl FnOnce(&Plan<'_>) -> T,
+    ) -> Result<T, SpawnError> {
         let failed = SpawnError::Failed;
         let mut kept = Vec::new();
         let standard = [(self.stdin, 0), (self.stdout, 1), (self.stderr, 2)];
@@ -125,7 +198,10 @@ impl Spawn<'_> {
             }
         }
         let mut extra = Strings::default();
-        let envp = environment(self.environment, &mut extra).map_err(failed)?;
+        let changed = match self.environment {
+            [] => None,
+            changes => Some(environment(changes, &mut extra).map_err(failed)?),
+        };
         let argv: Vec<Cell<*const c_char>> = std::iter::once(SHELL.as_ptr().cast())
             .chain(self.program.arguments.pointers())
             .chain([ptr::null()])
@@ -133,29 +209,20 @@ impl Spawn<'_> {
             .collect();
         let candidates: Vec<*const c_char> = self.program.candidates.pointers().collect();
         keep_ended_children();
-        let before = Mask::all().apply(libc::SIG_SETMASK).map_err(failed)?;
-        let plan = Plan {
+        Ok(go(&Plan {
             argv: &argv,
-            envp: envp.as_ptr(),
+            // SAFETY: the C library's own; nobody changes it (triplock never sets a variable).
+            envp: changed.as_ref().map_or(unsafe { environ }, |changed| changed.as_ptr()),
             candidates: &candidates,
             standard: sources,
             inherit: self.inherit,
             own_group: self.own_group,
             cgroup: self.cgroup.map(|fd| fd.as_raw_fd()),
-            mask: self.mask.unwrap_or(&before),
-            handled: handled_signals(),
+            mask,
+            handled,
             failure: Cell::new(None),
             in_cgroup: Cell::new(false),
-        };
-        let cloned = clone(&plan);
-        before.apply(libc::SIG_SETMASK).map_err(failed)?;
-        let (pid, pidfd) = cloned.map_err(failed)?;
-        if let Some((stage, errno)) = plan.failure.get() {
-            // It has ended, or is about to.
-            let _ = wait4(pid.as_raw_nonzero().get(), 0);
-            return Err(error_of(stage, errno, self.program.in_path));
-        }
-        Ok(Child { pid, pidfd, in_cgroup: plan.in_cgroup.get() })
+        }))
     }
 }
 
@@ -164,9 +231,9 @@ fn error_of(stage: Stage, errno: c_int, in_path: bool) -> SpawnError {
     let error = io::Error::from_raw_os_error(errno);
     match (stage, errno) {
         (Stage::SetUp, _) => SpawnError::Failed(error),
-        (Stage::Execute, libc::ENOENT) => SpawnError::NotFound,
+        (Stage::Execute, libc::ENOENT) => SpawnError::NotFound(error),
         // An entry of PATH that is no directory holds no command.
-        (Stage::Execute, libc::ENOTDIR) if in_path => SpawnError::NotFound,
+        (Stage::Execute, libc::ENOTDIR) if in_path => SpawnError::NotFound(error),
         (Stage::Execute, _) => SpawnError::NotExecutable(error),
     }
 }
@@ -231,10 +298,11 @@ unsafe impl Sync for Stack {}
 static STACK: Stack = Stack(UnsafeCell::new(MaybeUninit::uninit()));
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-fn clone(plan: &Plan<'_>) -> io::Result<(Pid, OwnedFd)> {
+/// Makes the new process; with `CLONE_PIDFD` among the flags also its descriptor, where the kernel has those.
+fn clone(plan: &Plan<'_>, flags: c_int) -> io::Result<(Pid, Option<OwnedFd>)> {
     // Nothing panics while it is held.
     let _held = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD | flags;
     let mut pidfd: c_int = -1;
     // SAFETY: stacks grow downwards on every architecture that we support; the end of ours is aligned to a page. CLONE_VFORK
     // keeps this thread asleep until the new process has left the stack and the plan behind, so both outlive its use
@@ -249,36 +317,38 @@ fn clone(plan: &Plan<'_>) -> io::Result<(Pid, OwnedFd)> {
         return Err(io::Error::last_os_error());
     }
     let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::from(io::ErrorKind::Other))?;
-    if pidfd < 0 {
-        // A kernel that does not know the flag has ignored it.
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-        let _ = wait4(pid.as_raw_nonzero().get(), 0);
-        return Err(io::Error::new(io::ErrorKind::Unsupported, "this kernel has no pidfd, which Linux 5.3 brought"));
-    }
     // SAFETY: a new descriptor that nobody else has.
-    Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))
+    let pidfd = (pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
+    Ok((pid, pidfd))
 }
 
 /// The new process. It allocates nothing, takes no lock, and never returns.
 extern "C" fn become_program(plan: *mut c_void) -> c_int {
     // SAFETY: `clone` passed a plan that lives on while this runs.
     let plan = unsafe { &*plan.cast::<Plan<'_>>() };
-    let failure = match set_up(plan) {
-        Ok(()) => (Stage::Execute, execute(plan)),
-        Err(errno) => (Stage::SetUp, errno),
-    };
-    plan.failure.set(Some(failure));
+    plan.failure.set(Some(try_all(plan)));
     // SAFETY: ends this process without running anything of ours.
     unsafe { libc::_exit(127) }
 }
 
-/// Everything between the clone and the program. The descriptors, dispositions and mask that it changes are its own.
+/// Makes this process the program; returns only to say what failed.
+fn try_all(plan: &Plan<'_>) -> (Stage, c_int) {
+    match set_up(plan) {
+        Ok(()) => (Stage::Execute, execute(plan)),
+        Err(errno) => (Stage::SetUp, errno),
+    }
+}
+
+/// Everything between the clone and the program. The descriptors, dispositions and mask that it changes are those of the
+/// process that becomes it.
 fn set_up(plan: &Plan<'_>) -> Result<(), c_int> {
     for signal in plan.handled {
-        remove_handler(signal);
+        remove_handler(*signal);
     }
-    // Rust's runtime ignores it in us; a program in a pipeline counts on it.
-    set_default(libc::SIGPIPE);
+    // Rust's runtime ignores it in us. A program in a pipeline counts on it, unless our caller ignores it too.
+    if !startup::ignored_broken_pipes() {
+        set_default(libc::SIGPIPE);
+    }
     // SAFETY: a system call on integers, which a process of any kind may make.
     if plan.own_group && unsafe { libc::setpgid(0, 0) } != 0 {
         return Err(errno());
@@ -298,8 +368,9 @@ fn set_up(plan: &Plan<'_>) -> Result<(), c_int> {
     for descriptor in plan.inherit {
         keep_open(descriptor.as_raw_fd())?;
     }
+    let Some(mask) = plan.mask else { return Ok(()) };
     // SAFETY: as above; a valid set.
-    match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const plan.mask.0, ptr::null_mut()) } {
+    match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const mask.0, ptr::null_mut()) } {
         0 => Ok(()),
         errno => Err(errno),
     }

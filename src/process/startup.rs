@@ -1,7 +1,7 @@
 //! What this process was started with, before Rust's runtime changed it.
 //!
 //! The runtime ignores SIGPIPE and opens /dev/null in place of closed standard descriptors before `main`. A command
-//! that takes our place must find SIGPIPE as we found it (an ignored one has `yes | head` complain, a default one kills who
+//! that we start must find SIGPIPE as we found it (an ignored one has `yes | head` complain, a default one kills who
 //! asked not to be killed), so this looks first: the C library calls what stands in `.init_array` before `main`.
 #![allow(unsafe_code)]
 
@@ -40,10 +40,7 @@ pub(crate) fn was_closed(fd: i32) -> bool {
     (0..3).contains(&fd) && CLOSED.load(Ordering::Relaxed) & (1 << fd) != 0
 }
 
-/// Undoes what the runtime did to SIGPIPE, for this process and those that it starts.
-pub(crate) fn restore_pipe_signal() {
-    if !PIPE_SIGNAL_IGNORED.load(Ordering::Relaxed) {
-        // SAFETY: the default action; nothing of ours handles this signal.
-        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
-    }
+/// Whether SIGPIPE was ignored, as who started us wanted it.
+pub(crate) fn ignored_broken_pipes() -> bool {
+    PIPE_SIGNAL_IGNORED.load(Ordering::Relaxed)
 }

@@ -130,7 +130,7 @@ fn judge(attempt: &Attempt) -> FilterEnd {
 
 fn not_started(error: SpawnError) -> io::Result<FilterEnd> {
     match error {
-        SpawnError::NotFound => Ok(FilterEnd::NotFound),
+        SpawnError::NotFound(_) => Ok(FilterEnd::NotFound),
         SpawnError::NotExecutable(error) => Ok(FilterEnd::NotExecutable(error.to_string())),
         SpawnError::Failed(error) => Err(error),
     }

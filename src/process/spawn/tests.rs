@@ -18,22 +18,8 @@ fn argv(words: &[&str]) -> Vec<OsString> {
     words.iter().map(OsString::from).collect()
 }
 
-fn spawn(program: &Program) -> Spawn<'_> {
-    Spawn {
-        program,
-        environment: &[],
-        stdin: None,
-        stdout: None,
-        stderr: None,
-        inherit: &[],
-        own_group: false,
-        cgroup: None,
-        mask: None,
-    }
-}
-
 fn start(words: &[&str]) -> Result<Child, SpawnError> {
-    spawn(&Program::find(&argv(words))?).start()
+    Spawn::plain(&Program::find(&argv(words))?).start()
 }
 
 /// A shell script whose output is read.
@@ -51,7 +37,7 @@ impl Script {
     }
 
     fn spawn(&self) -> Spawn<'_> {
-        Spawn { stdout: Some(self.writer.as_fd()), ..spawn(&self.program) }
+        Spawn { stdout: Some(self.writer.as_fd()), ..Spawn::plain(&self.program) }
     }
 
     fn output_of(self, child: &Child) -> (String, Status) {
@@ -99,7 +85,7 @@ fn what_cannot_be_executed_is_told_apart() {
     fs::write(&file, "#!/bin/sh\n").unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     let path = |name: &str| dir.path().join(name).into_os_string().into_string().unwrap();
-    let not_found = |words: &[&str]| matches!(start(words), Err(SpawnError::NotFound));
+    let not_found = |words: &[&str]| matches!(start(words), Err(SpawnError::NotFound(_)));
     let not_executable = |words: &[&str]| match start(words) {
         Err(SpawnError::NotExecutable(e)) => e.raw_os_error().unwrap_or_default(),
         other => panic!("{words:?}: {other:?}"),
@@ -129,7 +115,7 @@ fn path_is_searched_as_execvp_does() {
     alone_after(&shell, "process::spawn::tests::path_is_searched_as_execvp_does", || {
         assert_eq!(start_script(&["tool"]).wait().unwrap().status, Status::Exited(7), "past the one that may not run");
         assert!(matches!(start(&["only"]), Err(SpawnError::NotExecutable(_))), "not found later");
-        assert!(matches!(start(&["none"]), Err(SpawnError::NotFound)));
+        assert!(matches!(start(&["none"]), Err(SpawnError::NotFound(_))));
     });
 }
 
@@ -142,7 +128,10 @@ fn a_script_without_an_interpreter_is_the_shells() {
     let environment = [("SCRIPT".into(), Some(script.into_os_string()))];
     let mut status = None;
     eventually("the script is not busy", || {
-        status = Spawn { environment: &environment, ..spawn(&program) }.start().ok().map(|c| c.wait().unwrap().status);
+        status = Spawn { environment: &environment, ..Spawn::plain(&program) }
+            .start()
+            .ok()
+            .map(|c| c.wait().unwrap().status);
         status.is_some()
     });
     assert_eq!(status, Some(Status::Exited(9)));
@@ -228,6 +217,73 @@ fn the_mask_is_the_one_from_before_and_broken_pipes_end_a_program() {
 }
 
 #[test]
+fn broken_pipes_are_ignored_as_who_started_us_wanted() {
+    let name = "process::spawn::tests::broken_pipes_are_ignored_as_who_started_us_wanted";
+    alone_after("trap '' PIPE", name, || {
+        let (status, _) = run(STATUS);
+        assert_eq!(signal_set(&status, "SigIgn:") & (1 << (libc::SIGPIPE - 1)), 1 << (libc::SIGPIPE - 1));
+    });
+}
+
+/// Its group, its signals and its environment are ours, and its end is waited for without a descriptor.
+#[test]
+fn a_plain_child_is_waited_for() {
+    let end = |words: &[&str]| Spawn::plain(&Program::find(&argv(words))?).run().map(Result::unwrap);
+    let status = |words: &[&str]| end(words).unwrap().status;
+    let pgid = rustix::process::getpgrp().as_raw_nonzero();
+    let script = format!("test $(cut -d' ' -f5 /proc/$$/stat) = {pgid} && exit 5");
+    assert_eq!(status(&["sh", "-c", &script]), Status::Exited(5));
+    assert_eq!(status(&["sh", "-c", "kill -9 $$"]), Status::Killed(9));
+    assert!(matches!(end(&["triplock-has-no-such-command"]), Err(SpawnError::NotFound(_))));
+}
+
+/// While there are handlers, all signals are held back until the new process has none.
+#[test]
+fn our_handlers_do_not_change_what_a_program_finds() {
+    let name = "process::spawn::tests::our_handlers_do_not_change_what_a_program_finds";
+    alone_after("trap '' HUP", name, || {
+        let found = || {
+            let (status, _) = run(STATUS);
+            ["SigBlk:", "SigIgn:", "SigCgt:"].map(|set| signal_set(&status, set))
+        };
+        assert_eq!(handled_signals(), []);
+        let before = found();
+        let own = fs::read_to_string("/proc/thread-self/status").unwrap();
+        let deferred = crate::lock::Deferred::begin();
+        assert_eq!(handled_signals(), [libc::SIGTERM, libc::SIGINT, libc::SIGHUP]);
+        assert_eq!(found(), before);
+        let after = fs::read_to_string("/proc/thread-self/status").unwrap();
+        assert_eq!(signal_set(&after, "SigBlk:"), signal_set(&own, "SigBlk:"));
+        drop(deferred);
+        assert_eq!(handled_signals(), []);
+    });
+}
+
+#[test]
+fn a_program_takes_our_place() {
+    let name = "process::spawn::tests::a_program_takes_our_place";
+    if std::env::var_os("TRIPLOCK_TEST_BECOMES").is_none() {
+        let test = std::env::current_exe().unwrap().into_os_string().into_string().unwrap();
+        let program = Program::find(&argv(&[&test, "--exact", name, "--nocapture"])).unwrap();
+        let environment = [("TRIPLOCK_TEST_BECOMES".into(), Some("1".into()))];
+        let script = Script { program, ..Script::new("") };
+        let child = Spawn { environment: &environment, ..script.spawn() }.start().unwrap();
+        let pid = child.id();
+        let (output, status) = script.output_of(&child);
+        assert_eq!(status, Status::Exited(6), "{output}");
+        assert!(output.contains(&format!("became {pid} 1 0\n")), "{output}");
+        return;
+    }
+    let become_it = |words: &[&str]| Spawn::plain(&Program::find(&argv(words)).unwrap()).become_it();
+    assert!(matches!(become_it(&["triplock-has-no-such-command"]), SpawnError::NotFound(_)));
+    let broken = 1 << (libc::SIGPIPE - 1);
+    let script = format!(
+        "while read -r name set; do test \"$name\" = SigIgn: && break; done < /proc/$$/status\necho \"became $$ $TRIPLOCK_TEST_BECOMES $((0x$set & {broken}))\"; exit 6"
+    );
+    panic!("{}", become_it(&["sh", "-c", &script]));
+}
+
+#[test]
 fn what_the_caller_ignores_stays_ignored_except_the_end_of_children() {
     let name = "process::spawn::tests::what_the_caller_ignores_stays_ignored_except_the_end_of_children";
     alone_after("trap '' HUP", name, || {
@@ -273,7 +329,7 @@ fn signals_are_read_with_their_sender() {
 #[test]
 fn a_group_of_its_own_and_an_end_that_can_be_waited_for() {
     let program = Program::find(&argv(&["sleep", "100"])).unwrap();
-    let child = Spawn { own_group: true, ..spawn(&program) }.start().unwrap();
+    let child = Spawn { own_group: true, ..Spawn::plain(&program) }.start().unwrap();
     assert_eq!(rustix::process::getpgid(Some(child.pid)).unwrap(), child.pid);
     let mut fds = [PollFd::new(&child, PollFlags::IN)];
     assert_eq!(wait_for(&mut fds, Some(std::time::Duration::ZERO)).unwrap(), 0);
