@@ -14,17 +14,20 @@
 
 use std::{
     ffi::OsString,
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, Read as _, Seek as _},
     os::{
-        fd::{AsFd as _, BorrowedFd},
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
         unix::ffi::{OsStrExt as _, OsStringExt as _},
     },
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::{
+    event::{PollFd, PollFlags},
+    fs::{Access, AtFlags, Mode, OFlags},
+};
 
 use super::{table::info, wait_for};
 
@@ -35,7 +38,7 @@ const PREFIX: &str = "triplock-";
 #[derive(Debug)]
 pub(crate) struct Cgroup {
     path: PathBuf,
-    procs: File,
+    directory: OwnedFd,
 }
 
 impl Cgroup {
@@ -59,11 +62,12 @@ impl Cgroup {
             made => made?,
         }
         let usable = || {
-            fs::metadata(path.join("cgroup.kill"))?;
-            OpenOptions::new().write(true).open(path.join("cgroup.procs"))
+            let directory = rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+            rustix::fs::accessat(&directory, "cgroup.kill", Access::EXISTS, AtFlags::empty())?;
+            Ok(directory)
         };
         match usable() {
-            Ok(procs) => Ok(Self { path, procs }),
+            Ok(directory) => Ok(Self { path, directory }),
             Err(e) => {
                 fs::remove_dir(&path)?;
                 Err(e)
@@ -71,9 +75,9 @@ impl Cgroup {
         }
     }
 
-    /// Where a new process writes itself in: for [`super::Spawn`].
+    /// Its directory: for [`super::Spawn`].
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.procs.as_fd()
+        self.directory.as_fd()
     }
 
     /// Its directory.

@@ -11,6 +11,7 @@
 mod alone;
 mod cgroup;
 mod child;
+mod clone3;
 mod handle;
 pub(crate) mod locks;
 mod program;

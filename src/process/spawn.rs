@@ -13,6 +13,9 @@
 //!
 //! `CLONE_PIDFD` gives the descriptor that means this process and no later one of its number; who only sleeps until the
 //! child's end ([`Spawn::run`]) needs none. [`Spawn::become_it`] does the same without the clone.
+//!
+//! Into a control group it is born where the kernel can do that ([`super::clone3`]), and moves itself before the program
+//! otherwise.
 #![allow(unsafe_code)]
 
 use std::{
@@ -28,10 +31,11 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use rustix::process::Pid;
+use rustix::{fs::OFlags, process::Pid};
 
 use super::{
     child::{Child, Ended, wait},
+    clone3,
     program::{Program, Strings},
     signals::{Mask, keep_ended_children, remove_handler, set_default},
     startup,
@@ -53,7 +57,7 @@ pub(crate) struct Spawn<'a> {
     pub(crate) inherit: &'a [BorrowedFd<'a>],
     /// Whether it leads a process group of its own.
     pub(crate) own_group: bool,
-    /// The `cgroup.procs` of the control group to run it in. When the kernel will not have it there it runs in ours, and
+    /// The directory of the control group to run it in. When the kernel will not have it there it runs in ours, and
     /// [`Child::in_cgroup`] says so.
     pub(crate) cgroup: Option<BorrowedFd<'a>>,
     /// The signals that it shall hold back; those that this thread holds back when there is none.
@@ -106,7 +110,8 @@ struct Plan<'a> {
     standard: [Option<c_int>; 3],
     inherit: &'a [BorrowedFd<'a>],
     own_group: bool,
-    cgroup: Option<c_int>,
+    /// The `cgroup.procs` of the group to move to.
+    procs: Option<c_int>,
     /// Not to be set when there is none.
     mask: Option<&'a Mask>,
     /// The signals that triplock has a handler for.
@@ -153,7 +158,7 @@ impl<'a> Spawn<'a> {
 
     /// Becomes it. Returns only to say why that failed; this process has then been prepared for it in vain.
     pub(crate) fn become_it(&self) -> SpawnError {
-        match self.planned(&[], self.mask, try_all) {
+        match self.planned(&[], self.mask, |plan| try_all(plan)) {
             Ok((stage, errno)) => error_of(stage, errno, self.program.in_path),
             Err(error) => error,
         }
@@ -166,7 +171,11 @@ impl<'a> Spawn<'a> {
         let before =
             if handled.is_empty() { None } else { Some(Mask::all().apply(libc::SIG_SETMASK).map_err(failed)?) };
         let cloned = self.planned(&handled, self.mask.or(before.as_ref()), |plan| {
-            (clone(plan, flags), plan.failure.get(), plan.in_cgroup.get())
+            let cloned = match self.cgroup {
+                None => clone(plan, flags),
+                Some(cgroup) => clone_into(cgroup, plan, flags),
+            };
+            (cloned, plan.failure.get(), plan.in_cgroup.get())
         });
         if let Some(before) = before {
             before.apply(libc::SIG_SETMASK).map_err(failed)?;
@@ -186,7 +195,7 @@ impl<'a> Spawn<'a> {
         &self,
         handled: &[c_int],
         mask: Option<&Mask>,
-        go: impl FnOnce(&Plan<'_>) -> T,
+        go: impl FnOnce(&mut Plan<'_>) -> T,
     ) -> Result<T, SpawnError> {
         let failed = SpawnError::Failed;
         let mut kept = Vec::new();
@@ -209,7 +218,7 @@ impl<'a> Spawn<'a> {
             .collect();
         let candidates: Vec<*const c_char> = self.program.candidates.pointers().collect();
         keep_ended_children();
-        Ok(go(&Plan {
+        Ok(go(&mut Plan {
             argv: &argv,
             // SAFETY: the C library's own; nobody changes it (triplock never sets a variable).
             envp: changed.as_ref().map_or(unsafe { environ }, |changed| changed.as_ptr()),
@@ -217,7 +226,7 @@ impl<'a> Spawn<'a> {
             standard: sources,
             inherit: self.inherit,
             own_group: self.own_group,
-            cgroup: self.cgroup.map(|fd| fd.as_raw_fd()),
+            procs: None,
             mask,
             handled,
             failure: Cell::new(None),
@@ -310,21 +319,52 @@ fn clone(plan: &Plan<'_>, flags: c_int) -> io::Result<(Pid, Option<OwnedFd>)> {
     // CLONE_PIDFD writes.
     let pid = unsafe {
         let top = STACK.0.get().cast::<u8>().add(STACK_SIZE).cast::<c_void>();
-        let plan = ptr::from_ref(plan).cast_mut().cast::<c_void>();
-        libc::clone(become_program, top, flags, plan, &raw mut pidfd)
+        libc::clone(cloned, top, flags, address(plan), &raw mut pidfd)
     };
     if pid < 0 {
         return Err(io::Error::last_os_error());
     }
+    started(pid, pidfd)
+}
+
+/// Starts it as a member of that control group.
+fn clone_into(cgroup: BorrowedFd<'_>, plan: &mut Plan<'_>, flags: c_int) -> io::Result<(Pid, Option<OwnedFd>)> {
+    let born = {
+        let _held = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the stack is that long, its end aligned to a page, and ours while the lock is held; the rest as in `clone`.
+        unsafe { clone3::into_cgroup(cgroup, (STACK.0.get().cast(), STACK_SIZE), become_program, address(plan)) }
+    };
+    if let Ok((pid, pidfd)) = born {
+        plan.in_cgroup.set(true);
+        return started(pid, pidfd);
+    }
+    // Whatever it was: if it had nothing to do with the group or the call, the older call says it again.
+    let writable = OFlags::WRONLY | OFlags::CLOEXEC;
+    let procs = rustix::fs::openat(cgroup, "cgroup.procs", writable, rustix::fs::Mode::empty()).ok();
+    plan.procs = procs.as_ref().map(|procs| procs.as_raw_fd());
+    clone(plan, flags)
+}
+
+/// As the argument of the new process.
+fn address(plan: &Plan<'_>) -> *mut c_void {
+    ptr::from_ref(plan).cast_mut().cast()
+}
+
+/// What a clone gave; a negative descriptor is none.
+fn started(pid: libc::pid_t, pidfd: c_int) -> io::Result<(Pid, Option<OwnedFd>)> {
     let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::from(io::ErrorKind::Other))?;
     // SAFETY: a new descriptor that nobody else has.
     let pidfd = (pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
     Ok((pid, pidfd))
 }
 
+extern "C" fn cloned(plan: *mut c_void) -> c_int {
+    become_program(plan)
+}
+
 /// The new process. It allocates nothing, takes no lock, and never returns.
-extern "C" fn become_program(plan: *mut c_void) -> c_int {
-    // SAFETY: `clone` passed a plan that lives on while this runs.
+extern "C" fn become_program(plan: *mut c_void) -> ! {
+    // SAFETY: `clone` or `clone_into` passed a plan that lives on while this runs.
     let plan = unsafe { &*plan.cast::<Plan<'_>>() };
     plan.failure.set(Some(try_all(plan)));
     // SAFETY: ends this process without running anything of ours.
@@ -353,7 +393,7 @@ fn set_up(plan: &Plan<'_>) -> Result<(), c_int> {
     if plan.own_group && unsafe { libc::setpgid(0, 0) } != 0 {
         return Err(errno());
     }
-    if let Some(procs) = plan.cgroup {
+    if let Some(procs) = plan.procs {
         // SAFETY: as above, and one byte of a constant. A 0 means the process that writes it.
         plan.in_cgroup.set(unsafe { libc::write(procs, b"0".as_ptr().cast(), 1) } == 1);
     }
