@@ -184,8 +184,26 @@ fn the_command_is_in_the_same_group_with_the_same_signals() {
             );
             place.shell(&script).ends(0, "", "");
         }
+        for option in ["-n", "-F"] {
+            let script = format!("env --ignore-signal=CHLD flock {option} F {signals} >a; {signals} >b; cmp a b");
+            place.shell(&script).ends(0, "", "");
+        }
         // Whose children the kernel buries by itself would not learn how they ended.
         place.shell("env --ignore-signal=CHLD flock F sh -c 'exit 3'").ends(3, "", "");
+    }
+}
+
+/// Who reads what it tells may have left: the command is run all the same.
+#[test]
+fn a_broken_pipe_does_not_keep_the_command_from_running() {
+    for flock in both("a_broken_pipe_does_not_keep_the_command_from_running") {
+        let place = Place::new(flock);
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        drop(reader);
+        let mut command = place.command(flock);
+        command.arg0("flock").args(["--verbose", "F", "touch", "ran"]).stdout(writer);
+        command.output().unwrap();
+        assert!(place.sandbox.path("ran").exists(), "{}", flock.display());
     }
 }
 

@@ -13,6 +13,7 @@ mod job_files;
 mod job_ledger;
 mod job_lines;
 mod job_power_cut;
+mod job_start;
 mod kill;
 mod last_seat;
 mod latch;

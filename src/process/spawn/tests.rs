@@ -128,10 +128,8 @@ fn a_script_without_an_interpreter_is_the_shells() {
     let environment = [("SCRIPT".into(), Some(script.into_os_string()))];
     let mut status = None;
     eventually("the script is not busy", || {
-        status = Spawn { environment: &environment, ..Spawn::plain(&program) }
-            .start()
-            .ok()
-            .map(|c| c.wait().unwrap().status);
+        let child = Spawn { environment: &environment, ..Spawn::plain(&program) }.start();
+        status = child.ok().map(|child| child.wait().unwrap().status);
         status.is_some()
     });
     assert_eq!(status, Some(Status::Exited(9)));
@@ -246,7 +244,7 @@ fn our_handlers_do_not_change_what_a_program_finds() {
             let (status, _) = run(STATUS);
             ["SigBlk:", "SigIgn:", "SigCgt:"].map(|set| signal_set(&status, set))
         };
-        assert_eq!(handled_signals(), []);
+        assert!(handled_signals().is_empty());
         let before = found();
         let own = fs::read_to_string("/proc/thread-self/status").unwrap();
         let deferred = crate::lock::Deferred::begin();
@@ -255,7 +253,7 @@ fn our_handlers_do_not_change_what_a_program_finds() {
         let after = fs::read_to_string("/proc/thread-self/status").unwrap();
         assert_eq!(signal_set(&after, "SigBlk:"), signal_set(&own, "SigBlk:"));
         drop(deferred);
-        assert_eq!(handled_signals(), []);
+        assert!(handled_signals().is_empty());
     });
 }
 
