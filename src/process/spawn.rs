@@ -341,7 +341,7 @@ fn clone_into(cgroup: BorrowedFd<'_>, plan: &mut Plan<'_>, flags: c_int) -> io::
     // Whatever it was: if it had nothing to do with the group or the call, the older call says it again.
     let writable = OFlags::WRONLY | OFlags::CLOEXEC;
     let procs = rustix::fs::openat(cgroup, "cgroup.procs", writable, rustix::fs::Mode::empty()).ok();
-    plan.procs = procs.as_ref().map(|procs| procs.as_raw_fd());
+    plan.procs = procs.as_ref().map(std::os::fd::AsRawFd::as_raw_fd);
     clone(plan, flags)
 }
 
