@@ -37,10 +37,13 @@ use super::{
     child::{Child, Ended, wait},
     clone3,
     program::{Program, Strings},
-    signals::{Mask, keep_ended_children, remove_handler, set_default},
-    startup,
+    signals::{Mask, keep_ended_children},
 };
 use crate::lock::handled_signals;
+
+mod plan;
+
+use plan::{Plan, Stage};
 
 const SHELL: &[u8] = b"/bin/sh\0";
 
@@ -93,34 +96,6 @@ impl std::error::Error for SpawnError {
     }
 }
 
-/// Where the new process got to before it failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    SetUp,
-    Execute,
-}
-
-/// Everything the new process needs, in memory that it shares with us.
-struct Plan<'a> {
-    /// The shell, the command's arguments, null. The first two are what a script without `#!` is run by.
-    argv: &'a [Cell<*const c_char>],
-    envp: *const *const c_char,
-    candidates: &'a [*const c_char],
-    /// What becomes descriptor 0, 1, 2.
-    standard: [Option<c_int>; 3],
-    inherit: &'a [BorrowedFd<'a>],
-    own_group: bool,
-    /// The `cgroup.procs` of the group to move to.
-    procs: Option<c_int>,
-    /// Not to be set when there is none.
-    mask: Option<&'a Mask>,
-    /// The signals that triplock has a handler for.
-    handled: &'a [c_int],
-    // What the new process says.
-    failure: Cell<Option<(Stage, c_int)>>,
-    in_cgroup: Cell<bool>,
-}
-
 impl<'a> Spawn<'a> {
     /// A child that has all as we have it: environment, descriptors, process group, signals.
     pub(crate) fn plain(program: &'a Program) -> Self {
@@ -158,7 +133,7 @@ impl<'a> Spawn<'a> {
 
     /// Becomes it. Returns only to say why that failed; this process has then been prepared for it in vain.
     pub(crate) fn become_it(&self) -> SpawnError {
-        match self.planned(&[], self.mask, |plan| try_all(plan)) {
+        match self.planned(&[], self.mask, |plan| plan.carry_out()) {
             Ok((stage, errno)) => error_of(stage, errno, self.program.in_path),
             Err(error) => error,
         }
@@ -221,7 +196,7 @@ impl<'a> Spawn<'a> {
         Ok(go(&mut Plan {
             argv: &argv,
             // SAFETY: the C library's own; nobody changes it (triplock never sets a variable).
-            envp: changed.as_ref().map_or(unsafe { environ }, |changed| changed.as_ptr()),
+            envp: changed.as_ref().map_or(unsafe { environ }, Vec::as_ptr),
             candidates: &candidates,
             standard: sources,
             inherit: self.inherit,
@@ -366,99 +341,9 @@ extern "C" fn cloned(plan: *mut c_void) -> c_int {
 extern "C" fn become_program(plan: *mut c_void) -> ! {
     // SAFETY: `clone` or `clone_into` passed a plan that lives on while this runs.
     let plan = unsafe { &*plan.cast::<Plan<'_>>() };
-    plan.failure.set(Some(try_all(plan)));
+    plan.failure.set(Some(plan.carry_out()));
     // SAFETY: ends this process without running anything of ours.
     unsafe { libc::_exit(127) }
-}
-
-/// Makes this process the program; returns only to say what failed.
-fn try_all(plan: &Plan<'_>) -> (Stage, c_int) {
-    match set_up(plan) {
-        Ok(()) => (Stage::Execute, execute(plan)),
-        Err(errno) => (Stage::SetUp, errno),
-    }
-}
-
-/// Everything between the clone and the program. The descriptors, dispositions and mask that it changes are those of the
-/// process that becomes it.
-fn set_up(plan: &Plan<'_>) -> Result<(), c_int> {
-    for signal in plan.handled {
-        remove_handler(*signal);
-    }
-    // Rust's runtime ignores it in us. A program in a pipeline counts on it, unless our caller ignores it too.
-    if !startup::ignored_broken_pipes() {
-        set_default(libc::SIGPIPE);
-    }
-    // SAFETY: a system call on integers, which a process of any kind may make.
-    if plan.own_group && unsafe { libc::setpgid(0, 0) } != 0 {
-        return Err(errno());
-    }
-    if let Some(procs) = plan.procs {
-        // SAFETY: as above, and one byte of a constant. A 0 means the process that writes it.
-        plan.in_cgroup.set(unsafe { libc::write(procs, b"0".as_ptr().cast(), 1) } == 1);
-    }
-    for (source, target) in plan.standard.iter().zip(0..) {
-        match *source {
-            Some(source) if source == target => keep_open(source)?,
-            // SAFETY: as above.
-            Some(source) if unsafe { libc::dup2(source, target) } < 0 => return Err(errno()),
-            _ => {}
-        }
-    }
-    for descriptor in plan.inherit {
-        keep_open(descriptor.as_raw_fd())?;
-    }
-    let Some(mask) = plan.mask else { return Ok(()) };
-    // SAFETY: as above; a valid set.
-    match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const mask.0, ptr::null_mut()) } {
-        0 => Ok(()),
-        errno => Err(errno),
-    }
-}
-
-/// Tries the candidates as execvp(3) does, and returns only to say why none would do.
-fn execute(plan: &Plan<'_>) -> c_int {
-    let mut why = libc::ENOENT;
-    for candidate in plan.candidates {
-        // SAFETY: null-terminated arrays of C strings that were prepared before.
-        let errno = unsafe {
-            libc::execve(*candidate, plan.argv.as_ptr().add(1).cast(), plan.envp);
-            errno()
-        };
-        match errno {
-            libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT => {
-                // That one of them may not be executed says more than that another is not there.
-                if why != libc::EACCES {
-                    why = errno;
-                }
-            }
-            libc::EACCES => why = libc::EACCES,
-            libc::ENOEXEC => {
-                // A script without `#!` is the shell's.
-                plan.argv[1].set(*candidate);
-                // SAFETY: as above; the shell is the first argument, the script the second.
-                unsafe {
-                    libc::execve(plan.argv[0].get(), plan.argv.as_ptr().cast(), plan.envp);
-                }
-                return self::errno();
-            }
-            other => return other,
-        }
-    }
-    why
-}
-
-fn keep_open(descriptor: c_int) -> Result<(), c_int> {
-    // SAFETY: changes a flag of our copy of the descriptor.
-    match unsafe { libc::fcntl(descriptor, libc::F_SETFD, 0) } {
-        0 => Ok(()),
-        _ => Err(errno()),
-    }
-}
-
-fn errno() -> c_int {
-    // SAFETY: always a valid pointer. It is the sleeping parent's errno too, which nobody reads until then.
-    unsafe { *libc::__errno_location() }
 }
 
 #[cfg(test)]

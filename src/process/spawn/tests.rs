@@ -380,7 +380,7 @@ fn forbid_clone3() {
         assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program), 0);
         assert_eq!(libc::syscall(libc::SYS_clone3, ptr::null::<u8>(), 0), -1);
     }
-    assert_eq!(errno(), libc::EPERM);
+    assert_eq!(io::Error::last_os_error().raw_os_error(), Some(libc::EPERM));
 }
 
 #[test]
