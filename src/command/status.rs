@@ -123,11 +123,11 @@ pub(super) fn status(output: &Output, global: &cli::Global, name: Option<&Name>)
     for view in trips {
         match view {
             Ok(view) => {
-                let lock = match &trip_locks {
+                let file = match &trip_locks {
                     Some(dir) => dir.stat(&format!("{}.lock", view.trip))?,
                     None => None,
                 };
-                shown.push(TripStatus::new(view, lock.map(|stat| stat.id), &look)?);
+                shown.push(TripStatus::new(view, file.map(|stat| stat.id), &look)?);
             }
             Err(e) => broken(e),
         }
@@ -238,8 +238,8 @@ impl Holder {
 }
 
 impl TripStatus {
-    fn new(view: TripView, lock: Option<FileId>, look: &Look) -> crate::Result<Self> {
-        let keepers = lock.map(|lock| look.keepers(lock)).transpose()?.flatten();
+    fn new(view: TripView, file: Option<FileId>, look: &Look) -> crate::Result<Self> {
+        let keepers = file.map(|file| look.keepers(file)).transpose()?.flatten();
         let state = if keepers.is_some() { "locked" } else { "idle" };
         let pid = keepers.and_then(|keepers| keepers.first().map(|keeper| keeper.pid));
         Ok(Self { kind: "trip", state, pid, command: pid.and_then(command), view })
