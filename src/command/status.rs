@@ -62,6 +62,9 @@ struct Holder {
     command: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     end_requested: Option<Request>,
+    /// It is older than the end of the last run: that one left it behind.
+    #[serde(skip)]
+    is_leftover: bool,
 }
 
 /// A trip as `status --json` prints it.
@@ -177,7 +180,7 @@ impl JobStatus {
                     let keeper = keepers.first().map(|keeper| keeper.pid);
                     holders.push(Holder::of_run("orphaned", &run, keeper));
                 }
-                Presence::Kept(keepers) => holders.push(Holder::of_leftover(number, &keepers)),
+                Presence::Kept(keepers) => holders.push(Holder::without_run(number, &keepers, totals.last.as_ref())),
             }
         }
         let state = ["running", "orphaned", "held", "unknown"];
@@ -218,21 +221,24 @@ impl Holder {
             pid: pid.or(Some(run.pid)),
             command: pid.and_then(command),
             end_requested: run.ending,
+            is_leftover: false,
         }
     }
 
-    fn of_leftover(slot: u32, keepers: &[Keeper]) -> Self {
+    fn without_run(slot: u32, keepers: &[Keeper], last: Option<&Last>) -> Self {
         let pid = keepers.first().map(|keeper| keeper.pid);
+        let since = pid.and_then(super::why::started);
         Self {
             state: "held",
             slot,
             run: None,
             attempt: None,
             fence: None,
-            since: pid.and_then(super::why::started),
+            since,
             pid,
             command: pid.and_then(command),
             end_requested: None,
+            is_leftover: since.zip(last).is_some_and(|(since, last)| since < last.end),
         }
     }
 }
@@ -289,7 +295,8 @@ impl Holder {
             ("running", Some(Request::Stop)) => Cell::painted("stopping", Paint::Notable),
             ("running", Some(Request::Replace)) => Cell::painted("being replaced", Paint::Notable),
             ("orphaned", _) => Cell::painted("held by a leftover, its wrapper is gone", Paint::Bad),
-            ("held", _) if self.pid.is_some() => Cell::painted("held by a leftover", Paint::Notable),
+            ("held", _) if self.is_leftover => Cell::painted("held by a leftover", Paint::Notable),
+            ("held", _) if self.pid.is_some() => Cell::painted("held, and no run is recorded", Paint::Notable),
             ("held", _) => Cell::painted("held by a process that this user may not look into", Paint::Notable),
             _ => Cell::painted("unknown (started in another pid namespace)", Paint::Notable),
         }

@@ -288,3 +288,39 @@ fn the_newest_of_many_runs_cost_what_those_of_few_cost() {
     assert!(read_by(&["status", "many"]) < 20_000);
     assert!(read_by(&["history", "many", "-n", "all"]) > 1_000_000, "the trace sees what is read");
 }
+
+/// A file that may not grow is what a full disk is to an append: part of it is written, and the rest refused.
+#[test]
+fn a_line_that_does_not_fit_is_taken_back() {
+    let sandbox = Sandbox::new();
+    Script::new(&sandbox, "job").skip().skip().finish();
+    let jobs = sandbox.state_dir().join("jobs");
+    let ledger = jobs.join("job.jsonl");
+    let _held = exclusive(&jobs.join("job.lock"));
+    let skipped = || sandbox.triplock(["run", "job", "-n", "--", "true"]).in_text();
+    let before = fs::read(&ledger).unwrap();
+    // Blocks of 512 bytes; a line has more than that.
+    let limit = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", before.len() / 512 + 1);
+    let finished = skipped().under(["sh", "-c", &limit, "sh"]).run();
+    finished.exits(75);
+    assert!(finished.stderr.contains("cannot append to"), "{}", finished.stderr);
+    assert_eq!(fs::read(&ledger).unwrap(), before);
+    skipped().run().exits(75);
+    assert!(fs::read(&ledger).unwrap().starts_with(&before));
+    assert_eq!(runs(&history(&sandbox, &["job"])), [1, 2, 3]);
+}
+
+#[test]
+fn processes_that_record_at_once_lose_nothing_and_share_no_number() {
+    let sandbox = Sandbox::new();
+    Script::new(&sandbox, "job").finish();
+    let _held = exclusive(&sandbox.state_dir().join("jobs/job.lock"));
+    let gate = sandbox.gate();
+    let start = |_| sandbox.triplock(["run", "job", "-n", "--", "true"]).in_text().through(&gate).start();
+    let all: Vec<_> = (0..24).map(start).collect();
+    gate.open_for(24);
+    for run in all {
+        run.finish().exits(75);
+    }
+    assert_eq!(runs(&history(&sandbox, &["job"])), (1..=24).collect::<Vec<_>>());
+}

@@ -172,9 +172,13 @@ fn an_orphaned_job_and_a_leftover_have_names() {
     Script::new(&sandbox, "nightly").start(1).end(1, Outcome::Succeeded, Some(0)).finish();
     let job = of(&sandbox, "nightly");
     assert_eq!((&job["state"], &job["holders"][0]["pid"]), (&json!("held"), &json!(orphan.pid())));
+    assert!(text(&sandbox, &[]).contains("no run is recorded"), "the process is younger than the run's end");
+    Script::new(&sandbox, "nightly").start(1).later(7200).end(1, Outcome::Succeeded, Some(0)).finish();
     let shown = text(&sandbox, &[]);
     assert!(
-        shown.contains("held") && shown.contains("sleep 1000") && shown.contains(&orphan.pid().to_string()),
+        shown.contains("held by a leftover")
+            && shown.contains("sleep 1000")
+            && shown.contains(&orphan.pid().to_string()),
         "{shown}"
     );
 }
