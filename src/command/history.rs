@@ -28,7 +28,7 @@ pub(super) fn history(output: &Output, global: &cli::Global, args: &cli::History
     let state = StateDir::open_existing(&state_path(global)?, global.allow_network_fs)?;
     let dir = state.as_ref().map(JobFiles::directory).transpose()?.flatten();
     let jobs = match (&args.job, dir) {
-        (Some(job), Some(dir)) => vec![existing(dir, job)?],
+        (Some(job), Some(dir)) => vec![existing(&dir, job)?],
         (Some(job), None) => return Err(no_such_job(job, &[]).into()),
         (None, Some(dir)) => JobFiles::all(&dir)?.into_iter().map(|(files, _)| files).collect(),
         (None, None) => Vec::new(),
@@ -58,12 +58,12 @@ pub(super) fn history(output: &Output, global: &cli::Global, args: &cli::History
 }
 
 /// The files of a job that has some.
-pub(super) fn existing(dir: Arc<Dir>, job: &Name) -> Result<JobFiles> {
-    let files = JobFiles::new(Arc::clone(&dir), job.clone());
+pub(super) fn existing(dir: &Arc<Dir>, job: &Name) -> Result<JobFiles> {
+    let files = JobFiles::new(Arc::clone(dir), job.clone());
     if files.exist()? {
         return Ok(files);
     }
-    let others: Vec<_> = JobFiles::all(&dir)?.into_iter().map(|(files, _)| files.job).collect();
+    let others: Vec<_> = JobFiles::all(dir)?.into_iter().map(|(files, _)| files.job).collect();
     Err(no_such_job(job, &others))
 }
 

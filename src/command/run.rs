@@ -28,8 +28,19 @@ pub(super) fn run(output: &Output, global: &Global, args: &cli::Run) -> u8 {
 
 fn attempt(output: &Output, global: &Global, args: &cli::Run) -> Result<Done> {
     let sources = Sources::new(args.options.config.as_deref(), &Environment::current())?;
-    let Resolved { command, options } = sources.resolve(&args.job, args.command.clone(), args.settings())?;
-    let state = StateDir::open(&state_path(global)?, global.allow_network_fs)?;
+    let path = state_path(global)?;
+    let resolved = sources.resolve(&args.job, args.command.clone(), args.settings());
+    let Resolved { command, options } = match resolved {
+        Ok(resolved) => resolved,
+        Err(e) => {
+            if let Ok(Some(state)) = StateDir::open_existing(&path, global.allow_network_fs) {
+                // What is wrong is what matters.
+                let _ = job::Run::refuse(&state, &args.job, &e);
+            }
+            return Err(e);
+        }
+    };
+    let state = StateDir::open(&path, global.allow_network_fs)?;
     let announce = |lock: &str, holder: Option<&Holder>| {
         if output.announce_waits {
             eprintln!("triplock: {}: waiting for {lock}{}", args.job, hint(holder));
@@ -43,7 +54,7 @@ fn attempt(output: &Output, global: &Global, args: &cli::Run) -> Result<Done> {
 fn tell(output: &Output, args: &cli::Run, done: &Done) {
     let job = &args.job;
     for warning in &done.warnings {
-        output.message(&format!("{job}: {warning}"));
+        output.warning(&format!("{job}: {warning}"));
     }
     let Some(why) = &done.why else { return };
     let word = match done.outcome {

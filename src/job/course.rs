@@ -4,12 +4,7 @@
 //! end cannot be recorded (a full disk) still gives the command's own exit code; the next run finds the start without
 //! an end, and records it as lost.
 
-use std::{
-    ffi::OsString,
-    io::Write as _,
-    os::fd::{AsFd as _, BorrowedFd},
-    time::{Duration, Instant},
-};
+use std::{ffi::OsString, os::fd::BorrowedFd, time::Duration};
 
 use chrono::{DateTime, Utc};
 
@@ -18,7 +13,7 @@ use super::{
     files::JobFiles,
     ledger::{Appended, JobLedger},
     log::Log,
-    model::{Ended, Event, Outcome, Request, RunId, Started},
+    model::{Ended, Event, Outcome, RunId, Started},
     options::{Hold, Options, OutputMode},
     place::Place,
     run::Done,
@@ -31,7 +26,7 @@ use crate::{
     held::Held,
     lock::Fence,
     name::Name,
-    process::{self, Cgroup, Program, Signals, Spawn, SpawnError, Status, Tree, Usage, terminal},
+    process::{self, Cgroup, Program, Signals, Spawn, SpawnError, Status, Tree, Usage},
 };
 
 /// A run that has started.
@@ -162,13 +157,11 @@ impl Course<'_> {
         warnings: &mut Vec<String>,
     ) -> Verdict {
         let start = self.ledger.now();
-        let foreground = terminal::in_foreground();
+        let foreground = process::in_foreground();
         // Certain to end with its whole tree, where the system offers that; only who sets a limit pays for it.
         let cgroup = self.options.time_limit.and_then(|_| Cgroup::try_make(&format!("{}-{}", self.job, self.run)));
-        let inherit: Vec<BorrowedFd<'_>> = match self.options.close {
-            true => Vec::new(),
-            false => std::iter::once(&locks.job).chain(&locks.named).map(crate::lock::FileGuard::descriptor).collect(),
-        };
+        let guards = std::iter::once(&locks.job).chain(&locks.named).filter(|_| !self.options.close);
+        let inherit: Vec<BorrowedFd<'_>> = guards.map(crate::lock::FileGuard::descriptor).collect();
         let output = log.as_ref().map(|log| log.output());
         let environment = self.environment(attempt, locks);
         let spawn = Spawn {
@@ -233,9 +226,8 @@ impl Course<'_> {
                 (Outcome::TimedOut, if by_kill { own } else { ExitCode::TimeLimit.code() }, Some(why))
             }
             // A command that handles Ctrl-C in the foreground went on, and ended well.
-            Some(Cause::Interrupt) if well => (Outcome::Succeeded, own, None),
+            Some(Cause::Interrupt) | None if well => (Outcome::Succeeded, own, None),
             Some(Cause::Signal(_) | Cause::Interrupt) => (Outcome::Stopped, own, None),
-            None if well => (Outcome::Succeeded, own, None),
             None => (Outcome::Failed, own, None),
         };
         Verdict { outcome, code, exit, signal, usage: ended.usage, start, duration: *duration, why }

@@ -6,6 +6,7 @@ mod course;
 pub(crate) mod definition;
 mod files;
 mod history;
+mod holding;
 mod ledger;
 #[cfg(test)]
 mod ledger_properties;
@@ -21,6 +22,7 @@ pub(crate) mod settings;
 pub(crate) mod signal;
 mod stop;
 mod supervise;
+mod verify;
 
 #[allow(unused_imports)]
 pub(crate) use backwards::Backwards;

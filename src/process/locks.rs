@@ -95,7 +95,7 @@ impl LockTable {
         }
         // The taker of a lock that looks like it may be gone, with only its heirs left to confirm it.
         self.lines.iter().any(|line| !line.waits && line.inode == file.inode)
-            && keepers(file).is_ok_and(|keepers| !keepers.found.is_empty())
+            && visible_keepers(file).is_ok_and(|keepers| !keepers.keepers.is_empty())
     }
 
     /// The processes that wait for it.
@@ -118,24 +118,44 @@ pub(crate) struct Keeper {
     pub(crate) pid: u32,
     /// Its first such descriptor.
     pub(crate) fd: u32,
+    /// The process that took the lock, which may have ended; 0 when it cannot be told (any more).
+    pub(crate) taker: u32,
     /// Whether it keeps everybody else out, or only those who want to.
     pub(crate) is_exclusive: bool,
+}
+
+impl Keeper {
+    /// Whether its lock may be the one that this process took. (A taker that has ended is not always told.)
+    pub(crate) fn is_of(&self, taker: u32) -> bool {
+        [taker, 0].contains(&self.taker)
+    }
 }
 
 /// Who keeps a file locked, as far as can be seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Keepers {
-    pub(crate) found: Vec<Keeper>,
-    /// How many processes did not let us look (another user's): with any, an empty `found` means "unknown".
+    pub(crate) keepers: Vec<Keeper>,
+    /// How many processes did not let us look (another user's).
     pub(crate) unreadable: usize,
+    /// Somebody keeps it, if not one of those we found, then one who did not let us look. (`false` with unreadable
+    /// processes in a pid namespace of our own means nothing: see [`LockTable::is_complete`].)
+    pub(crate) locked: bool,
 }
 
 /// Every process that keeps the file locked.
 pub(crate) fn keepers(file: FileId) -> io::Result<Keepers> {
+    let mut keepers = visible_keepers(file)?;
+    // The table is read last: a holder that started while we looked is in it, and the caller looks again.
+    let in_table = || LockTable::read().is_ok_and(|table| table.holders(file).next().is_some());
+    keepers.locked = !keepers.keepers.is_empty() || in_table();
+    Ok(keepers)
+}
+
+fn visible_keepers(file: FileId) -> io::Result<Keepers> {
     let mut keepers = Keepers::default();
     for pid in pids()? {
         match keeper(pid, file) {
-            Ok(found) => keepers.found.extend(found),
+            Ok(found) => keepers.keepers.extend(found),
             Err(_) => keepers.unreadable += 1,
         }
     }
@@ -170,7 +190,7 @@ fn keeper(pid: u32, file: FileId) -> io::Result<Option<Keeper>> {
             Ok(text) => {
                 let locks = text.lines().filter_map(|line| Line::parse(line.strip_prefix("lock:")?));
                 if let Some(lock) = locks.into_iter().find(|lock| lock.inode == file.inode) {
-                    return Ok(Some(Keeper { pid, fd, is_exclusive: lock.is_exclusive }));
+                    return Ok(Some(Keeper { pid, fd, taker: lock.pid, is_exclusive: lock.is_exclusive }));
                 }
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -240,7 +260,7 @@ mod tests {
     fn holders_are_told_from_waiters_and_openers() {
         let (_dir, path, id) = fixture();
         assert!(!LockTable::read().unwrap().is_locked(id));
-        assert_eq!(keepers(id).unwrap().found, []);
+        assert_eq!(keepers(id).unwrap().keepers, []);
         let flock = |command: &str| {
             let mut flock = Command::new("flock");
             flock.arg(&path).args(["-c", command]).stdin(Stdio::piped()).spawn().unwrap()
@@ -255,14 +275,14 @@ mod tests {
         assert!(!keeps(waiter.id(), id).unwrap());
         assert!(!keeps(std::process::id(), id).unwrap());
         eventually("flock and its shell keep it", || {
-            let found = keepers(id).unwrap().found;
+            let found = keepers(id).unwrap().keepers;
             found.len() == 2 && found.iter().any(|keeper| keeper.pid == holder.id() && keeper.is_exclusive)
         });
         drop(opener);
         drop(holder.stdin.take());
         holder.wait().unwrap();
         waiter.wait().unwrap();
-        assert_eq!(keepers(id).unwrap().found, []);
+        assert_eq!(keepers(id).unwrap().keepers, []);
         assert!(!LockTable::read().unwrap().is_locked(id));
     }
 
@@ -289,12 +309,12 @@ mod tests {
         assert!(table.is_locked(id) || !table.is_complete());
         // A process that another test is just starting has our descriptors until it is its program.
         eventually("only the job keeps it", || {
-            keepers(id).unwrap().found.iter().map(|keeper| keeper.pid).collect::<Vec<_>>() == [job.id()]
+            keepers(id).unwrap().keepers.iter().map(|keeper| keeper.pid).collect::<Vec<_>>() == [job.id()]
         });
         assert!(!keeps(std::process::id(), id).unwrap());
         drop(writer);
         job.wait().unwrap();
-        assert_eq!(keepers(id).unwrap().found, []);
+        assert_eq!(keepers(id).unwrap().keepers, []);
         assert!(!LockTable::read().unwrap().is_locked(id));
     }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use triplock::job::{Outcome, Request, RunId};
 
 use crate::{
-    job_ledger::{Script, lines},
+    ledger_script::{Script, lines},
     machine::may_trace,
     sandbox::{Invocation, Sandbox, eventually, exclusive},
     strace,
@@ -175,8 +175,8 @@ fn a_torn_line_hides_no_other() {
     Script::new(&sandbox, "torn").skip().skip().finish();
     let path = sandbox.state_dir().join("jobs/torn.jsonl");
     let mut bytes = fs::read(&path).unwrap();
-    let first = bytes.iter().position(|b| *b == b'\n').unwrap();
-    bytes.splice(first + 1..first + 1, *b"{\"format\":1,\"half\n\0\0\0\n");
+    let second = bytes.iter().position(|b| *b == b'\n').unwrap() + 1;
+    bytes.splice(second..second, *b"{\"format\":1,\"half\n\0\0\0\n");
     fs::write(&path, bytes).unwrap();
     assert_eq!(runs(&history(&sandbox, &["torn"])), [1, 2]);
     let said = plain(&sandbox, &["history", "torn"]).run();

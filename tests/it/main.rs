@@ -1,25 +1,34 @@
 //! One binary for all integration tests: it links once and shares one harness ([`sandbox`]).
 
+mod bad_input;
 mod compatibility;
 mod damage;
 mod documents;
 mod fairness;
 mod history;
+mod job_files;
 mod job_ledger;
+mod job_power_cut;
 mod kill;
 mod last_seat;
+mod latch;
 mod ledger;
+mod ledger_script;
 mod library;
 mod lock_contract;
 mod machine;
 mod mount;
 mod order;
+mod policies;
 mod power_cut;
 mod race;
+mod replace;
 mod sandbox;
 mod sharing;
 mod signals;
+mod slots;
 mod status;
 mod store_properties;
+mod storms;
 mod strace;
 mod write_back_error;

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use triplock::job::{Outcome, Request};
 
 use crate::{
-    job_ledger::{Script, lines},
+    ledger_script::{Script, lines},
     machine::may_trace,
     sandbox::{Sandbox, eventually, exclusive},
     strace,
