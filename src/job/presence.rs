@@ -68,7 +68,7 @@ impl Look {
 
     /// Whether that run goes on; `None` when it cannot be told.
     pub(crate) fn runs(&self, files: &JobFiles, running: &Running) -> Result<Option<bool>> {
-        Ok(match self.presence(self.file_of(files, running.slot, Some(running))?, Some(running))? {
+        Ok(match self.presence(file_of(files, running.slot, Some(running))?, Some(running))? {
             Presence::Running(_) | Presence::Orphaned(..) => Some(true),
             Presence::Lost(_) | Presence::Kept(_) | Presence::Free => Some(false),
             Presence::Unknown(_) => None,
@@ -92,17 +92,10 @@ impl Look {
         numbers.dedup();
         let slot = |number| {
             let running = totals.in_slot(number);
-            let file = self.file_of(files, number, running)?;
+            let file = file_of(files, number, running)?;
             Ok(Slot { number, file, presence: self.presence(file, running)? })
         };
         numbers.into_iter().map(slot).collect()
-    }
-
-    fn file_of(&self, files: &JobFiles, slot: u32, running: Option<&Running>) -> Result<Option<FileId>> {
-        match running.and_then(|running| running.file) {
-            Some((device, inode)) => Ok(Some(FileId { device, inode })),
-            None => Ok(files.dir.stat(&files.lock(slot))?.map(|stat| stat.id)),
-        }
     }
 
     fn presence(&self, file: Option<FileId>, running: Option<&Running>) -> Result<Presence> {
@@ -129,5 +122,13 @@ impl Look {
             Some(unseen) if unseen.is_empty() && took_it() => Presence::Running(running()),
             Some(keepers) => Presence::Orphaned(running(), keepers),
         })
+    }
+}
+
+/// The file whose lock means that slot.
+fn file_of(files: &JobFiles, slot: u32, running: Option<&Running>) -> Result<Option<FileId>> {
+    match running.and_then(|running| running.file) {
+        Some((device, inode)) => Ok(Some(FileId { device, inode })),
+        None => Ok(files.dir.stat(&files.lock(slot))?.map(|stat| stat.id)),
     }
 }

@@ -69,5 +69,6 @@ mod tests {
         for bad in ["", "SIG", "0", "-15", "32", "65", "TERMINATE", "15 "] {
             assert!(parse(bad).is_err(), "{bad}");
         }
+        assert_eq!((name(libc::SIGUSR1), name(64)), ("USR1".to_owned(), "64".to_owned()));
     }
 }

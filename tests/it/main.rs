@@ -17,6 +17,7 @@ mod kill;
 mod last_seat;
 mod latch;
 mod ledger;
+mod ledger_script;
 mod library;
 mod lock_contract;
 mod logs;
