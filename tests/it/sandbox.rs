@@ -120,6 +120,7 @@ impl Sandbox {
             before: Vec::new(),
             args: vec!["--json".into(), "--state-dir".into(), self.state.clone().into()],
             one_lock: self.protocol == Protocol::OneLock,
+            directory: None,
             stdin: None,
             stdout: None,
         };
@@ -191,6 +192,13 @@ impl Sandbox {
     }
 }
 
+impl Drop for Sandbox {
+    /// What a test's jobs have left running does not outlive the test.
+    fn drop(&mut self) {
+        crate::job::end_all(&self.state);
+    }
+}
+
 /// A command that has not been started.
 #[derive(Debug)]
 #[must_use]
@@ -199,6 +207,7 @@ pub(crate) struct Invocation {
     before: Vec<OsString>,
     args: Vec<OsString>,
     one_lock: bool,
+    directory: Option<PathBuf>,
     stdin: Option<Vec<u8>>,
     stdout: Option<Stdio>,
 }
@@ -232,6 +241,23 @@ impl Invocation {
         self.under([OsStr::new("flock"), OsStr::new("-sF"), gate.path.as_os_str()])
     }
 
+    /// Has it speak to people instead of programs.
+    pub(crate) fn for_people(mut self) -> Self {
+        self.args.retain(|arg| arg != "--json");
+        self
+    }
+
+    /// Starts it in that directory.
+    pub(crate) fn in_directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.directory = Some(directory.into());
+        self
+    }
+
+    /// What a shell would be given to start it.
+    pub(crate) fn words(&self) -> Vec<OsString> {
+        self.before.iter().chain([&self.program]).chain(&self.args).cloned().collect()
+    }
+
     pub(crate) fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.stdin = Some(bytes.into());
         self
@@ -244,9 +270,15 @@ impl Invocation {
 
     #[track_caller]
     pub(crate) fn start(self) -> Running {
-        let words: Vec<_> = self.before.into_iter().chain([self.program]).chain(self.args).collect();
+        let words = self.words();
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).env_remove("TRIPLOCK_STATE_DIR").stderr(Stdio::piped());
+        command.args(&words[1..]).stderr(Stdio::piped());
+        for inherited in ["TRIPLOCK_STATE_DIR", "TRIPLOCK_HELD", "TRIPLOCK_CONFIG", "TRIPLOCK_STORE"] {
+            command.env_remove(inherited);
+        }
+        if let Some(directory) = &self.directory {
+            command.current_dir(directory);
+        }
         // cargo's; it would have the loader look for every library in a dozen places first.
         command.env_remove("LD_LIBRARY_PATH");
         command.stdout(self.stdout.unwrap_or_else(Stdio::piped));
@@ -260,6 +292,7 @@ impl Invocation {
         // Opened before anybody waits for the child, so the number still means it.
         let pidfd = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty())
             .expect("pidfd_open of our own child");
+        let id = child.id();
         let (tell, ended) = mpsc::channel();
         std::thread::spawn(move || {
             if let (Some(mut pipe), Some(bytes)) = (child.stdin.take(), self.stdin) {
@@ -270,7 +303,7 @@ impl Invocation {
             // Nobody listens any more when the handle was dropped.
             let _ = tell.send((output, started.elapsed()));
         });
-        Running { shown, pidfd, ended }
+        Running { shown, id, pidfd, ended }
     }
 
     #[track_caller]
@@ -311,11 +344,17 @@ impl Invocation {
 #[derive(Debug)]
 pub(crate) struct Running {
     shown: String,
+    id: u32,
     pidfd: OwnedFd,
     ended: mpsc::Receiver<(std::io::Result<Output>, Duration)>,
 }
 
 impl Running {
+    /// Its process id: the program's own, also when it was started under another one that becomes it.
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+
     pub(crate) fn kill(&self) {
         self.signal(Signal::KILL);
     }
