@@ -12,24 +12,40 @@ use rustix::{
 };
 
 use super::{Dir, file_system};
-use crate::error::{Error, Result};
+use crate::{
+    config::{self, Places, Problem},
+    error::{Error, Result},
+};
 
-/// The environment variables that choose the state directory, read once at the edge.
+/// What chooses the state directory and the job files besides the command line, read once at the edge.
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
     /// `$TRIPLOCK_STATE_DIR`
     pub state_dir: Option<OsString>,
     /// `$XDG_STATE_HOME`
     pub xdg_state_home: Option<OsString>,
+    /// `$XDG_CONFIG_HOME`
+    pub xdg_config_home: Option<OsString>,
+    /// `$TRIPLOCK_CONFIG`
+    pub config: Option<OsString>,
     /// `$HOME`
     pub home: Option<OsString>,
+    /// The directory of the machine's configuration, `/etc/triplock`; `None` reads none.
+    pub machine_config: Option<PathBuf>,
 }
 
 impl Environment {
     /// This process's.
     pub fn current() -> Self {
         let var = |name| std::env::var_os(name).filter(|value: &OsString| !value.is_empty());
-        Self { state_dir: var("TRIPLOCK_STATE_DIR"), xdg_state_home: var("XDG_STATE_HOME"), home: var("HOME") }
+        Self {
+            state_dir: var("TRIPLOCK_STATE_DIR"),
+            xdg_state_home: var("XDG_STATE_HOME"),
+            xdg_config_home: var("XDG_CONFIG_HOME"),
+            config: var("TRIPLOCK_CONFIG"),
+            home: var("HOME"),
+            machine_config: Some(PathBuf::from("/etc/triplock")),
+        }
     }
 }
 
@@ -43,14 +59,18 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// Where state is kept when no `--state-dir` is given: `$TRIPLOCK_STATE_DIR`, else `/var/lib/triplock` for root,
-    /// else `$XDG_STATE_HOME/triplock`, else `~/.local/state/triplock`.
+    /// Where state is kept when no `--state-dir` is given: `$TRIPLOCK_STATE_DIR`, else `state_dir` of the user's
+    /// `config.toml` or the machine's, else `/var/lib/triplock` for root, else `$XDG_STATE_HOME/triplock`, else
+    /// `~/.local/state/triplock`.
     ///
     /// # Errors
     /// `Usage` when none of them tells, or when one is relative: its meaning would change with the working directory.
+    /// `BadConfiguration` when `config.toml` is wrong or not to be trusted.
     pub fn default_path(environment: &Environment) -> Result<PathBuf> {
         let (from, path) = if let Some(dir) = &environment.state_dir {
             ("$TRIPLOCK_STATE_DIR", PathBuf::from(dir))
+        } else if let Some(path) = config::state_dir(&Places::of(environment)?).map_err(Problem::into_error)? {
+            return Ok(path);
         } else if rustix::process::geteuid().is_root() {
             ("root's default", PathBuf::from("/var/lib/triplock"))
         } else if let Some(dir) = &environment.xdg_state_home {
@@ -132,42 +152,14 @@ impl StateDir {
 
     /// A directory of ours inside, or `None` when it is missing.
     pub(crate) fn subdirectory(&self, name: &str) -> Result<Option<Dir>> {
-        let path = self.dir.path_of(name);
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        match rustix::fs::openat(&self.dir.fd, name, flags, Mode::empty()) {
-            Ok(fd) => {
-                let stat = rustix::fs::fstat(&fd).map_err(|e| Error::io("stat", &path, e))?;
-                let lacks = !Mode::from_raw_mode(stat.st_mode).contains(Mode::RWXG);
-                if lacks && self.is_shared() && stat.st_uid == rustix::process::geteuid().as_raw() {
-                    rustix::fs::fchmod(&fd, SHARED).map_err(|e| Error::io("set the mode of", &path, e))?;
-                }
-                Ok(Some(Dir { fd, path, file_mode: self.dir.file_mode }))
-            }
-            Err(Errno::NOENT) => Ok(None),
-            Err(Errno::NOTDIR | Errno::LOOP) => {
-                Err(Error::NotRegular { path, kind: "file or link where a directory belongs" })
-            }
-            Err(errno) => Err(Error::io("open", path, errno)),
-        }
+        self.dir.subdirectory(name)
     }
 
     /// The same, made (and its entry synced) when it is missing.
     pub(crate) fn make_subdirectory(&self, name: &str) -> Result<Dir> {
-        if let Some(dir) = self.subdirectory(name)? {
-            return Ok(dir);
-        }
-        let path = self.dir.path_of(name);
-        match rustix::fs::mkdirat(&self.dir.fd, name, if self.is_shared() { SHARED } else { Mode::RWXU }) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(Error::cannot_create(path, errno)),
-        }
-        self.dir.sync()?;
-        self.subdirectory(name)?.ok_or_else(|| Error::cannot_create(path, io::ErrorKind::NotFound))
+        self.dir.make_subdirectory(name)
     }
 }
-
-/// The mode of a directory that a group shares: what is made in it belongs to the group.
-const SHARED: Mode = Mode::RWXU.union(Mode::RWXG).union(Mode::SGID);
 
 /// Makes the directory 0700 and its missing parents, and syncs each parent that got a new entry, so that a power cut
 /// cannot take away a directory in which something was answered.
