@@ -111,8 +111,7 @@ fn a_killed_wrapper_loses_no_output() {
     sandbox.pipe("go");
     let wrapper = sandbox.sh("j", &["--output", "capture"], "echo early; echo r >ready; read x <go; echo late").start();
     sandbox.written("ready");
-    wrapper.kill();
-    wrapper.finish();
+    wrapper.is_killed();
     sandbox.open_pipe("go");
     eventually("the orphan ends", || !sandbox.is_locked("j.lock"));
     assert_eq!(sandbox.logged("j", 1), b"early\nlate\n");

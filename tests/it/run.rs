@@ -175,8 +175,7 @@ fn the_fence_always_grows() {
         let fence: u64 = sandbox.written(&format!("fence{round}")).trim().parse().unwrap();
         assert!(fence > last, "{fence} after {last}");
         last = fence;
-        wrapper.kill();
-        wrapper.finish();
+        wrapper.is_killed();
         for pid in sandbox.processes() {
             sandbox.send(pid, Signal::KILL);
         }

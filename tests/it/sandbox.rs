@@ -364,6 +364,17 @@ impl Running {
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, signal);
     }
 
+    /// Kills it, and waits until it is gone; not for what it started, which may keep its output open.
+    pub(crate) fn is_killed(self) {
+        drop(self);
+    }
+
+    fn is_gone(&self) {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let patience = Timespec::try_from(PATIENCE).expect("short");
+        let _ = poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&patience));
+    }
+
     #[track_caller]
     pub(crate) fn finish(self) -> Finished {
         let (output, took) = self.ended.recv_timeout(PATIENCE).unwrap_or_else(|_| {
@@ -385,7 +396,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.kill();
         // Gone before its directory is removed, or it would make a file there meanwhile.
-        let _ = self.ended.recv_timeout(PATIENCE);
+        self.is_gone();
     }
 }
 

@@ -33,8 +33,7 @@ impl Sandbox {
 fn a_killed_wrapper_leaves_the_job_running_and_the_lock_with_it() {
     let sandbox = Sandbox::new();
     let (wrapper, job) = sandbox.waiting("nightly", &[]);
-    wrapper.kill();
-    wrapper.finish();
+    wrapper.is_killed();
     assert!(is_alive(job), "the job died with its wrapper");
     assert!(sandbox.is_locked("nightly.lock"));
     sandbox.sh("nightly", &["-n"], "touch overlap").exits(75);
@@ -53,8 +52,7 @@ fn a_killed_wrapper_leaves_the_job_running_and_the_lock_with_it() {
 fn a_waiter_gets_the_lock_of_an_orphaned_job_when_that_ends() {
     let sandbox = Sandbox::new();
     let (wrapper, _) = sandbox.waiting("nightly", &[]);
-    wrapper.kill();
-    wrapper.finish();
+    wrapper.is_killed();
     let waiter = sandbox.sh("nightly", &["-w", "60"], "test -e after").start();
     sandbox.waits_for_lock("nightly.lock", 1);
     sandbox.open_pipe("go");
@@ -211,8 +209,7 @@ fn a_job_may_be_given_no_descriptor_at_all() {
         assert!(of_ours.is_empty(), "{of_ours:?}");
         assert!(sandbox.is_locked("nightly.lock"), "the wrapper holds it");
         // That is what it costs.
-        wrapper.kill();
-        wrapper.finish();
+        wrapper.is_killed();
         assert!(!sandbox.is_locked("nightly.lock") && is_alive(job));
     }
 }
