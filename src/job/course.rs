@@ -4,12 +4,7 @@
 //! end cannot be recorded (a full disk) still gives the command's own exit code; the next run finds the start without
 //! an end, and records it as lost.
 
-use std::{
-    ffi::OsString,
-    io::Write as _,
-    os::fd::{AsFd as _, BorrowedFd},
-    time::{Duration, Instant},
-};
+use std::{ffi::OsString, os::fd::BorrowedFd, time::Duration};
 
 use chrono::{DateTime, Utc};
 
@@ -18,7 +13,7 @@ use super::{
     files::JobFiles,
     ledger::{Appended, JobLedger},
     log::Log,
-    model::{Ended, Event, Outcome, Request, RunId, Started},
+    model::{Ended, Event, Outcome, RunId, Started},
     options::{Hold, Options, OutputMode},
     place::Place,
     run::Done,
@@ -31,7 +26,7 @@ use crate::{
     held::Held,
     lock::Fence,
     name::Name,
-    process::{self, Cgroup, Program, Signals, Spawn, SpawnError, Status, Tree, Usage, terminal},
+    process::{self, Cgroup, Program, Signals, Spawn, SpawnError, Status, Tree, Usage},
 };
 
 /// A run that has started.
@@ -162,7 +157,7 @@ impl Course<'_> {
         warnings: &mut Vec<String>,
     ) -> Verdict {
         let start = self.ledger.now();
-        let foreground = terminal::in_foreground();
+        let foreground = process::in_foreground();
         // Certain to end with its whole tree, where the system offers that; only who sets a limit pays for it.
         let cgroup = self.options.time_limit.and_then(|_| Cgroup::try_make(&format!("{}-{}", self.job, self.run)));
         let inherit: Vec<BorrowedFd<'_>> = match self.options.close {

@@ -17,7 +17,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::{
+    event::{PollFd, PollFlags},
+    process::Signal,
+};
 
 use super::{
     files::JobFiles,
@@ -32,11 +35,7 @@ use crate::{
     error::{Error, Result},
     lock::{FileLock, Identity},
     name::Name,
-    process::{
-        Handle, Signals, kill_tree_of,
-        locks::{Keepers, LockTable, keepers, keeps},
-        wait_for,
-    },
+    process::{Handle, Keepers, Signals, keepers, keeps, kill_tree_of, wait_for},
 };
 
 /// How long a wrapper whose job is gone may take to record that.
@@ -99,8 +98,8 @@ impl Stop<'_> {
     /// Every process that is proven to keep the lock, this one excepted: a job may stop itself.
     fn keepers(&self, id: FileId) -> Result<Vec<u32>> {
         let failed = |e| Error::io("read", "/proc", e);
-        let Keepers { found, unreadable } = keepers(id).map_err(failed)?;
-        if found.is_empty() && unreadable > 0 && LockTable::read().map_err(failed)?.is_locked(id) {
+        let Keepers { keepers: found, unreadable, locked } = keepers(id).map_err(failed)?;
+        if found.is_empty() && locked && unreadable > 0 {
             return Err(Error::Denied {
                 path: self.locks.path_of(self.file),
                 why: "is locked by a process that this user may not look into; stop it as its owner or as root"
@@ -145,7 +144,7 @@ impl Stop<'_> {
         Ok(keeps(pid, id).map_err(failed)?.then_some(handle))
     }
 
-    fn signal(&self, handle: &Handle, signal: i32) -> Result<()> {
+    fn signal(&self, handle: &Handle, signal: Signal) -> Result<()> {
         let denied = |_| Error::Denied {
             path: self.locks.path_of(self.file),
             why: format!(
@@ -158,8 +157,8 @@ impl Stop<'_> {
 
     fn end_wrapper(&self, pid: u32, id: FileId) -> Result<Waited> {
         let Some(wrapper) = self.open(pid, id)? else { return Ok(Waited::Ended) };
-        self.signal(&wrapper, libc::SIGTERM)?;
-        self.signal(&wrapper, libc::SIGCONT)?;
+        self.signal(&wrapper, Signal::TERM)?;
+        self.signal(&wrapper, Signal::CONT)?;
         match self.wait(std::slice::from_ref(&wrapper), self.deadline())? {
             Waited::TimeIsUp => {}
             waited => return Ok(waited),
@@ -169,7 +168,7 @@ impl Stop<'_> {
             Waited::TimeIsUp => {}
             waited => return Ok(waited),
         }
-        self.signal(&wrapper, libc::SIGKILL)?;
+        self.signal(&wrapper, Signal::KILL)?;
         self.wait(std::slice::from_ref(&wrapper), None)
     }
 
@@ -179,8 +178,8 @@ impl Stop<'_> {
             handles.extend(self.open(*pid, id)?);
         }
         for handle in &handles {
-            self.signal(handle, libc::SIGTERM)?;
-            self.signal(handle, libc::SIGCONT)?;
+            self.signal(handle, Signal::TERM)?;
+            self.signal(handle, Signal::CONT)?;
         }
         match self.wait(&handles, self.deadline())? {
             Waited::TimeIsUp => {}
@@ -192,7 +191,7 @@ impl Stop<'_> {
             left.extend(self.open(pid, id)?);
         }
         for handle in &left {
-            self.signal(handle, libc::SIGKILL)?;
+            self.signal(handle, Signal::KILL)?;
         }
         self.wait(&left, None)
     }

@@ -15,7 +15,7 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags},
     io::Errno,
-    process::{Pid, PidfdFlags},
+    process::{Pid, PidfdFlags, Signal},
 };
 
 use super::{
@@ -59,8 +59,17 @@ impl Handle {
         &self.process
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid
+    }
+
+    /// Sends it a signal; to one that is over that means nothing.
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+        self.send(signal.as_raw()).map(drop)
+    }
+
     /// Sends it a signal; `false` when it has been buried already.
-    pub(crate) fn signal(&self, signal: i32) -> io::Result<bool> {
+    pub(super) fn send(&self, signal: i32) -> io::Result<bool> {
         send(self.pidfd.as_fd(), signal)
     }
 
@@ -93,6 +102,19 @@ pub(super) fn send(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<bool> {
     }
 }
 
+/// kill(2) of a whole group, for any signal number. Its leader must not be buried yet: that reserves the number. A group
+/// in which nobody may be signalled is no error.
+pub(super) fn send_group(leader: Pid, signal: i32) -> io::Result<()> {
+    // SAFETY: integers only. The pid is positive and not 1's, being that of a child of ours.
+    if unsafe { libc::kill(-leader.as_raw_nonzero().get(), signal) } == 0 {
+        return Ok(());
+    }
+    match io::Error::last_os_error() {
+        error if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EPERM)) => Ok(()),
+        error => Err(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{os::unix::process::ExitStatusExt as _, process::Command};
@@ -108,11 +130,12 @@ mod tests {
         let mut another = handle.process().clone();
         another.start_ticks -= 1;
         assert!(Handle::open_known(another).unwrap().is_none(), "an earlier one of that number");
-        assert!(handle.signal(libc::SIGTERM).unwrap());
+        handle.signal(Signal::TERM).unwrap();
         wait_for(&mut [PollFd::new(&handle, PollFlags::IN)], None).unwrap();
         assert!(handle.has_ended());
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
-        assert!(!handle.signal(libc::SIGTERM).unwrap(), "buried");
+        assert!(!handle.send(libc::SIGTERM).unwrap(), "buried");
+        handle.signal(Signal::TERM).unwrap();
         assert!(Handle::open(u32::MAX).unwrap().is_none());
     }
 }

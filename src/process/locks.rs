@@ -95,7 +95,7 @@ impl LockTable {
         }
         // The taker of a lock that looks like it may be gone, with only its heirs left to confirm it.
         self.lines.iter().any(|line| !line.waits && line.inode == file.inode)
-            && keepers(file).is_ok_and(|keepers| !keepers.found.is_empty())
+            && visible_keepers(file).is_ok_and(|keepers| !keepers.keepers.is_empty())
     }
 
     /// The processes that wait for it.
@@ -125,17 +125,28 @@ pub(crate) struct Keeper {
 /// Who keeps a file locked, as far as can be seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Keepers {
-    pub(crate) found: Vec<Keeper>,
-    /// How many processes did not let us look (another user's): with any, an empty `found` means "unknown".
+    pub(crate) keepers: Vec<Keeper>,
+    /// How many processes did not let us look (another user's).
     pub(crate) unreadable: usize,
+    /// Somebody keeps it, if not one of those we found, then one who did not let us look. (`false` with unreadable
+    /// processes in a pid namespace of our own means nothing: see [`LockTable::is_complete`].)
+    pub(crate) locked: bool,
 }
 
 /// Every process that keeps the file locked.
 pub(crate) fn keepers(file: FileId) -> io::Result<Keepers> {
+    let mut keepers = visible_keepers(file)?;
+    // The table is read last: a holder that started while we looked is in it, and the caller looks again.
+    let in_table = || LockTable::read().is_ok_and(|table| table.holders(file).next().is_some());
+    keepers.locked = !keepers.keepers.is_empty() || in_table();
+    Ok(keepers)
+}
+
+fn visible_keepers(file: FileId) -> io::Result<Keepers> {
     let mut keepers = Keepers::default();
     for pid in pids()? {
         match keeper(pid, file) {
-            Ok(found) => keepers.found.extend(found),
+            Ok(found) => keepers.keepers.extend(found),
             Err(_) => keepers.unreadable += 1,
         }
     }
@@ -240,7 +251,7 @@ mod tests {
     fn holders_are_told_from_waiters_and_openers() {
         let (_dir, path, id) = fixture();
         assert!(!LockTable::read().unwrap().is_locked(id));
-        assert_eq!(keepers(id).unwrap().found, []);
+        assert_eq!(keepers(id).unwrap().keepers, []);
         let flock = |command: &str| {
             let mut flock = Command::new("flock");
             flock.arg(&path).args(["-c", command]).stdin(Stdio::piped()).spawn().unwrap()
@@ -255,14 +266,14 @@ mod tests {
         assert!(!keeps(waiter.id(), id).unwrap());
         assert!(!keeps(std::process::id(), id).unwrap());
         eventually("flock and its shell keep it", || {
-            let found = keepers(id).unwrap().found;
+            let found = keepers(id).unwrap().keepers;
             found.len() == 2 && found.iter().any(|keeper| keeper.pid == holder.id() && keeper.is_exclusive)
         });
         drop(opener);
         drop(holder.stdin.take());
         holder.wait().unwrap();
         waiter.wait().unwrap();
-        assert_eq!(keepers(id).unwrap().found, []);
+        assert_eq!(keepers(id).unwrap().keepers, []);
         assert!(!LockTable::read().unwrap().is_locked(id));
     }
 
@@ -289,12 +300,12 @@ mod tests {
         assert!(table.is_locked(id) || !table.is_complete());
         // A process that another test is just starting has our descriptors until it is its program.
         eventually("only the job keeps it", || {
-            keepers(id).unwrap().found.iter().map(|keeper| keeper.pid).collect::<Vec<_>>() == [job.id()]
+            keepers(id).unwrap().keepers.iter().map(|keeper| keeper.pid).collect::<Vec<_>>() == [job.id()]
         });
         assert!(!keeps(std::process::id(), id).unwrap());
         drop(writer);
         job.wait().unwrap();
-        assert_eq!(keepers(id).unwrap().found, []);
+        assert_eq!(keepers(id).unwrap().keepers, []);
         assert!(!LockTable::read().unwrap().is_locked(id));
     }
 
