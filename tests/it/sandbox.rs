@@ -243,7 +243,11 @@ impl Invocation {
 
     /// Has it speak to people instead of programs.
     pub(crate) fn for_people(mut self) -> Self {
-        self.args.retain(|arg| arg != "--json");
+        // (The command may be told so too.)
+        self.args.retain({
+            let mut first = true;
+            move |arg| arg != "--json" || !std::mem::take(&mut first)
+        });
         self
     }
 
