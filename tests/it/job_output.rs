@@ -111,10 +111,25 @@ fn a_killed_wrapper_loses_no_output() {
     sandbox.pipe("go");
     let wrapper = sandbox.sh("j", &["--output", "capture"], "echo early; echo r >ready; read x <go; echo late").start();
     sandbox.written("ready");
-    wrapper.is_killed();
+    wrapper.dies();
     sandbox.open_pipe("go");
     eventually("the orphan ends", || !sandbox.is_locked("j.lock"));
     assert_eq!(sandbox.logged("j", 1), b"early\nlate\n");
+}
+
+/// Who reads what cron would mail may be gone, or out of space.
+#[test]
+fn output_that_nobody_takes_changes_no_exit_code() {
+    let sandbox = Sandbox::new();
+    let script = "i=0; while [ $i -lt 2000 ]; do echo 0123456789012345678901234567890123456789012345678901234567890123456789; \
+                  i=$((i + 1)); done; exit 3";
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let finished = sandbox.sh("j", &["--output", "on-failure"], script).stdout(full).exits(3);
+    assert!(finished.stderr.contains("space"), "{finished:?}");
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    drop(reader);
+    sandbox.sh("j", &["--output", "on-failure"], script).stdout(writer).exits(3);
+    assert_eq!(sandbox.outcomes("j"), ["failed", "failed"]);
 }
 
 /// 10 MB without a newline, and every byte there is.

@@ -1,5 +1,6 @@
 //! One binary for all integration tests: it links once and shares one harness ([`sandbox`]).
 
+mod answer;
 mod compatibility;
 mod damage;
 mod documents;
@@ -13,6 +14,7 @@ mod library;
 mod lock_contract;
 mod machine;
 mod mount;
+mod nested;
 mod order;
 mod power_cut;
 mod race;
@@ -25,4 +27,5 @@ mod strace;
 mod supervision;
 mod terminal;
 mod time_limit;
+mod turn;
 mod write_back_error;

@@ -98,11 +98,19 @@ fn a_script_without_an_interpreter_line_is_the_shells() {
 }
 
 #[test]
-fn without_a_command_nothing_is_run() {
+fn a_command_line_that_is_wrong_runs_nothing() {
     let sandbox = Sandbox::new();
-    for arguments in [&["run", "j"][..], &["run", "j", "--"], &["run"]] {
+    for arguments in [
+        &["run", "j"][..],
+        &["run", "j", "--"],
+        &["run"],
+        &["run", "../j", "true"],
+        &["run", "j", "--unknown", "--", "true"],
+        &["run", "j", "--time-limit", "0", "--", "true"],
+        &["run", "j", "--policy", "replace", "-w", "3", "--", "true"],
+    ] {
         let finished = sandbox.triplock(arguments).for_people().exits(125);
-        assert!(!finished.stderr.is_empty());
+        assert_eq!(finished.stderr.lines().count(), 1, "{finished:?}");
     }
     assert!(sandbox.outcomes("j").is_empty());
 }
@@ -175,7 +183,7 @@ fn the_fence_always_grows() {
         let fence: u64 = sandbox.written(&format!("fence{round}")).trim().parse().unwrap();
         assert!(fence > last, "{fence} after {last}");
         last = fence;
-        wrapper.is_killed();
+        wrapper.dies();
         for pid in sandbox.processes() {
             sandbox.send(pid, Signal::KILL);
         }

@@ -19,10 +19,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, PidfdFlags, Signal};
-use serde::Deserialize;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, Signal},
+};
 use serde_json::Value;
 use tempfile::TempDir;
+
+pub(crate) use crate::answer::Answer;
+use crate::turn::Turn;
 
 pub(crate) const TRIPLOCK: &str = env!("CARGO_BIN_EXE_triplock");
 
@@ -369,12 +374,11 @@ impl Running {
     }
 
     /// Kills it, and waits until it is gone; not for what it started, which may keep its output open.
-    pub(crate) fn is_killed(self) {
+    pub(crate) fn dies(self) {
         drop(self);
     }
 
-    fn is_gone(&self) {
-        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    fn wait_until_gone(&self) {
         let patience = Timespec::try_from(PATIENCE).expect("short");
         let _ = poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&patience));
     }
@@ -400,7 +404,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.kill();
         // Gone before its directory is removed, or it would make a file there meanwhile.
-        self.is_gone();
+        self.wait_until_gone();
     }
 }
 
@@ -468,31 +472,6 @@ impl Finished {
     }
 }
 
-/// What a booking command says on stdout.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(crate) struct Answer {
-    pub(crate) format: u64,
-    pub(crate) outcome: String,
-    pub(crate) trip: String,
-    pub(crate) student: Option<String>,
-    pub(crate) seats: Option<u64>,
-    pub(crate) seats_left: Option<u64>,
-    pub(crate) revision: Option<u64>,
-    pub(crate) fence: Option<u64>,
-    pub(crate) request_id: Option<String>,
-    pub(crate) time: Option<String>,
-    #[serde(default)]
-    pub(crate) replayed: bool,
-}
-
-impl Answer {
-    /// Fails unless the other is this one, given once more.
-    #[track_caller]
-    pub(crate) fn is_replayed_by(&self, again: &Self) {
-        assert_eq!(Self { replayed: true, ..self.clone() }, *again, "a retry got another answer");
-    }
-}
-
 /// Starts processes at the same moment: each waits, already running, for the gate's lock.
 #[derive(Debug)]
 pub(crate) struct Gate {
@@ -533,30 +512,4 @@ fn exclusive(path: &Path) -> File {
     let file = file.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     fs2::FileExt::lock_exclusive(&file).expect("flock");
     file
-}
-
-/// Tests that measure time take turns with all others, in whichever process these run.
-#[derive(Debug)]
-struct Turn(#[allow(dead_code)] File);
-
-impl Turn {
-    fn file() -> File {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("turns.lock");
-        let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-        file.unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-    }
-
-    #[allow(clippy::disallowed_methods)]
-    fn shared() -> Self {
-        let file = Self::file();
-        fs2::FileExt::lock_shared(&file).expect("flock");
-        Self(file)
-    }
-
-    #[allow(clippy::disallowed_methods)]
-    fn alone() -> Self {
-        let file = Self::file();
-        fs2::FileExt::lock_exclusive(&file).expect("flock");
-        Self(file)
-    }
 }

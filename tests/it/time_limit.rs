@@ -7,7 +7,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
 use crate::{
     job::is_alive,
     machine,
-    sandbox::{Finished, Sandbox},
+    sandbox::{Finished, Sandbox, eventually},
 };
 
 /// Who runs the job.
@@ -132,6 +132,23 @@ fn a_process_that_never_stays() {
 fn a_crowd() {
     let script = "trap '' TERM; i=0; while [ $i -lt 50 ]; do setsid sleep 1000 & i=$((i + 1)); done; wait";
     ends("time_limit::a_crowd", &["-k", "0.3"], script, 137);
+}
+
+/// Its group cannot be removed before it is empty, and then its wrapper is gone.
+#[test]
+fn the_control_group_of_a_killed_wrapper_is_removed_by_the_next() {
+    let sandbox = Sandbox::new();
+    sandbox.pipe("go");
+    let policy = ["--time-limit", "60"];
+    let wrapper = sandbox.sh("nightly", &policy, "cat /proc/self/cgroup >cgroup; read x <go").start();
+    let group = own_group(&sandbox);
+    wrapper.dies();
+    sandbox.open_pipe("go");
+    eventually("the orphan ends", || sandbox.processes().is_empty());
+    sandbox.sh("nightly", &policy, "exit 0").exits(0);
+    if let Some(group) = group {
+        assert!(!group.exists(), "{} is left behind", group.display());
+    }
 }
 
 /// As timeout(1) means it: the signal, and no KILL.
