@@ -5,6 +5,7 @@ mod compatibility;
 mod damage;
 mod documents;
 mod fairness;
+mod gate;
 mod job;
 mod job_output;
 mod kill;

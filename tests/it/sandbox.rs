@@ -9,10 +9,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs::{self, File},
     io::Write as _,
-    os::{
-        fd::OwnedFd,
-        unix::fs::{MetadataExt as _, PermissionsExt as _},
-    },
+    os::{fd::OwnedFd, unix::fs::PermissionsExt as _},
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Output, Stdio},
     sync::mpsc,
@@ -26,8 +23,11 @@ use rustix::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-pub(crate) use crate::answer::Answer;
-use crate::turn::Turn;
+pub(crate) use crate::{
+    answer::Answer,
+    gate::{Gate, waiters},
+};
+use crate::{gate::exclusive, turn::Turn};
 
 pub(crate) const TRIPLOCK: &str = env!("CARGO_BIN_EXE_triplock");
 
@@ -150,7 +150,7 @@ impl Sandbox {
     /// A closed gate: processes started through it wait until it is opened.
     pub(crate) fn gate(&self) -> Gate {
         let path = self.path("gate");
-        Gate { holder: exclusive(&path), path }
+        Gate::closed(path)
     }
 
     /// Takes a trip's lock as a foreign process would; dropping the file releases it.
@@ -243,7 +243,7 @@ impl Invocation {
 
     /// Starts it so that it waits at the gate: the process is there already, and becomes triplock when the gate opens.
     pub(crate) fn through(self, gate: &Gate) -> Self {
-        self.under([OsStr::new("flock"), OsStr::new("-sF"), gate.path.as_os_str()])
+        self.under([OsStr::new("flock"), OsStr::new("-sF"), gate.path().as_os_str()])
     }
 
     /// Has it speak to people instead of programs.
@@ -472,28 +472,6 @@ impl Finished {
     }
 }
 
-/// Starts processes at the same moment: each waits, already running, for the gate's lock.
-#[derive(Debug)]
-pub(crate) struct Gate {
-    path: PathBuf,
-    holder: File,
-}
-
-impl Gate {
-    /// Opens it when that many processes wait there.
-    #[track_caller]
-    pub(crate) fn open_for(self, processes: usize) {
-        eventually("all processes wait at the gate", || waiters(&self.holder) == processes);
-    }
-}
-
-/// How many processes sleep in flock(2) for that file, as the kernel tells.
-pub(crate) fn waiters(file: &File) -> usize {
-    let inode = format!(":{} ", file.metadata().expect("stat an open file").ino());
-    let locks = fs::read_to_string("/proc/locks").expect("read /proc/locks");
-    locks.lines().filter(|line| line.contains("-> FLOCK") && line.contains(&inode)).count()
-}
-
 /// Waits for something to become true.
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
@@ -502,14 +480,4 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "it never came true that {what}");
         std::thread::sleep(Duration::from_millis(1));
     }
-}
-
-/// Opens (or makes) the file and locks it exclusively.
-// The tests play the foreign process, so they lock by themselves.
-#[allow(clippy::disallowed_methods)]
-fn exclusive(path: &Path) -> File {
-    let file = fs::OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path);
-    let file = file.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    fs2::FileExt::lock_exclusive(&file).expect("flock");
-    file
 }
