@@ -5,6 +5,7 @@ mod backwards;
 mod course;
 pub(crate) mod definition;
 mod files;
+mod holding;
 mod ledger;
 #[cfg(test)]
 mod ledger_properties;
@@ -19,6 +20,7 @@ pub(crate) mod settings;
 pub(crate) mod signal;
 mod stop;
 mod supervise;
+mod verify;
 
 #[allow(unused_imports)]
 pub(crate) use backwards::Backwards;

@@ -17,6 +17,7 @@ use super::{
     acquire::{Acquired, Asking, Locks},
     course::Course,
     files::JobFiles,
+    holding::By,
     ledger::JobLedger,
     model::{Ended, Event, NotRun, Outcome, RunId, Started, Totals},
     options::Options,
@@ -90,7 +91,7 @@ impl Run<'_> {
         };
         let mut locks = match asking.acquire()? {
             Acquired::Granted(locks) => locks,
-            Acquired::Busy { lock, holder, waited } => return Ok(self.busy(&ledger, &lock, holder, waited)),
+            Acquired::Busy { lock, by, waited } => return Ok(self.busy(&ledger, &lock, by, waited)),
             Acquired::Nested { lock, waited } => {
                 let why =
                     format!("a run that this process belongs to holds lock {lock}; waiting for it would never end");
@@ -125,7 +126,11 @@ impl Run<'_> {
             run,
             fence,
         };
-        Ok(course.see_through(locks))
+        let done = course.see_through(locks);
+        // A signal that comes now, or waits already, comes too late for the run: its result stands. Given back, it
+        // would end us before we have told it.
+        std::mem::forget(signals);
+        Ok(done)
     }
 
     /// Records that the job was asked for and could not even be tried, if it is one that has run before.
@@ -158,11 +163,16 @@ impl Run<'_> {
         pause(&signals, self.options.jitter.mul_f64(fastrand::f64())).map_err(failed)
     }
 
-    fn busy(&self, ledger: &JobLedger, lock: &str, holder: Option<Holder>, waited: Duration) -> Done {
-        let hint = holder.as_ref().map_or_else(String::new, |holder| format!(" (last taken by {holder})"));
-        let why = match lock.strip_prefix("locks/") {
-            Some(name) => format!("lock {name} is held{hint}"),
-            None => format!("it is running already{hint}"),
+    fn busy(&self, ledger: &JobLedger, lock: &str, by: By, waited: Duration) -> Done {
+        let named = lock.strip_prefix("locks/");
+        let what = named.map_or_else(|| "it is running already".to_owned(), |name| format!("lock {name} is held"));
+        let (why, holder) = match by {
+            By::Unknown => (what, None),
+            By::Run(holder) => (format!("{what} (last taken by {holder})"), Some(holder)),
+            By::Stranger { pid, command } => {
+                let lock = named.map_or_else(|| "its lock".to_owned(), |name| format!("lock {name}"));
+                (format!("{lock} is held by a process that is no run: pid {pid}: {command}"), None)
+            }
         };
         self.not_run(ledger, Outcome::Skipped, (why, self.options.conflict_exit_code), holder, waited)
     }
@@ -250,7 +260,8 @@ impl Run<'_> {
         let (once_per, last) = (self.options.once_per?, totals.last_success()?);
         // A success in the future means that the clock was set back: better once too often than never again.
         let since = (now - last).to_std().ok()?;
-        (since < once_per).then(|| format!("its last success started {} s ago", since.as_secs()))
+        // A daily timer fires a little early or late each day; an early one must not cost a day.
+        (since < once_per.mul_f64(0.99)).then(|| format!("its last success started {} s ago", since.as_secs()))
     }
 }
 

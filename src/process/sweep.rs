@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::{
     handle::Handle,
-    table::{ProcessInfo, descendants},
+    table::{ProcessInfo, children, descendants},
     wait_for,
 };
 
@@ -22,8 +22,6 @@ const STOPS: u32 = 100;
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// How many looks in a row must find nobody, when nothing better than looking tells.
 const CLEAN_LOOKS: u32 = 2;
-/// The same when the kernel says that somebody is there.
-const DOUBTFUL_LOOKS: u32 = 20;
 
 /// A process that could not be ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +62,7 @@ impl<'a> Sweep<'a> {
     /// Sweeps until nobody is left to be killed. `is_over` knows something better than looking: whether there can be no
     /// descendant any more (`Some(true)`), whether there must be one (`Some(false)`).
     pub(super) fn run(mut self, mut is_over: impl FnMut() -> io::Result<Option<bool>>) -> io::Result<Vec<Survivor>> {
-        let (mut sweeps, mut clean) = (0, 0);
+        let (mut sweeps, mut clean, mut last_seen) = (0, 0, Instant::now());
         loop {
             let known = is_over()?;
             if known == Some(true) {
@@ -79,19 +77,19 @@ impl<'a> Sweep<'a> {
             if targets.is_empty() {
                 clean += 1;
                 let explained = known.is_none() || !self.survivors.is_empty() || !self.spared.is_empty();
-                if clean >= if explained { CLEAN_LOOKS } else { DOUBTFUL_LOOKS } {
-                    if explained {
-                        return Ok(self.survivors.into_values().collect());
-                    }
+                if explained && clean >= CLEAN_LOOKS {
+                    return Ok(self.survivors.into_values().collect());
+                }
+                if last_seen.elapsed() > PATIENCE {
                     return Err(io::Error::other(
                         "a descendant is left that /proc does not show (is it mounted with hidepid?)",
                     ));
                 }
-                // Somebody may just be between two forms: wait for the kernel, not for a guess, where there is a choice.
-                std::thread::sleep(Duration::from_millis(u64::from(clean)));
+                // Whoever dies just now is not counted as living, and not buried yet.
+                std::thread::sleep(Duration::from_millis(1));
                 continue;
             }
-            clean = 0;
+            (clean, last_seen) = (0, Instant::now());
             sweeps += 1;
             if sweeps > DIRECT_SWEEPS {
                 targets = self.stop_all(targets, &mut is_over)?;
@@ -106,6 +104,12 @@ impl<'a> Sweep<'a> {
     /// Who is to be ended: alive, and not given up on.
     fn targets(&mut self) -> io::Result<Vec<ProcessInfo>> {
         let mut targets = living(self.root, self.spared)?;
+        if targets.is_empty() {
+            // A process that starts the next and ends is gone before a look at the whole table comes to it.
+            targets = children(self.root);
+            targets
+                .retain(|process| process.is_alive() && !self.spared.iter().any(|spared| key(spared) == key(process)));
+        }
         targets.retain(|process| {
             let key = key(process);
             if self.killed.get(&key).is_some_and(|since| since.elapsed() > PATIENCE) {

@@ -70,6 +70,18 @@ pub(super) fn pids() -> io::Result<impl Iterator<Item = u32>> {
     Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
 }
 
+/// The children of a process, as its own threads list them: quicker than the whole table, and none where the kernel was
+/// built without that list.
+pub(super) fn children(pid: u32) -> Vec<ProcessInfo> {
+    let mut found = Vec::new();
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let list = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        let listed = list.split_ascii_whitespace().filter_map(|child| info(child.parse().ok()?));
+        found.extend(listed.filter(|child| child.parent == pid));
+    }
+    found
+}
+
 /// The descendants of a process, zombies among them, parents before children. Not one moment's picture: a process
 /// that comes or goes meanwhile may be missing.
 pub(crate) fn descendants(pid: u32) -> io::Result<Vec<ProcessInfo>> {
@@ -121,6 +133,8 @@ mod tests {
         assert_eq!(sleeper.parent, child.id());
         assert_eq!(command_line(sleeper.pid).unwrap(), "sleep 98");
         assert!(descendants(me.pid).unwrap().contains(&sleeper), "of ours too");
+        assert!(children(me.pid).iter().any(|process| process.pid == child.id()));
+        assert_eq!(children(child.id()).iter().map(|process| process.pid).collect::<Vec<_>>(), [sleeper.pid]);
         child.kill().unwrap();
         eventually("a zombie is not alive", || info(child.id()).is_some_and(|process| !process.is_alive()));
         child.wait().unwrap();

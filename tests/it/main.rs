@@ -1,15 +1,20 @@
 //! One binary for all integration tests: it links once and shares one harness ([`sandbox`]).
 
 mod answer;
+mod bad_input;
 mod compatibility;
 mod damage;
 mod documents;
 mod fairness;
 mod gate;
 mod job;
+mod job_files;
+mod job_ledger;
 mod job_output;
+mod job_power_cut;
 mod kill;
 mod last_seat;
+mod latch;
 mod ledger;
 mod library;
 mod lock_contract;
@@ -17,13 +22,17 @@ mod machine;
 mod mount;
 mod nested;
 mod order;
+mod policies;
 mod power_cut;
 mod race;
+mod replace;
 mod run;
 mod sandbox;
 mod sharing;
 mod signals;
+mod slots;
 mod store_properties;
+mod storms;
 mod strace;
 mod supervision;
 mod terminal;

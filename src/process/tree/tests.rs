@@ -58,16 +58,17 @@ fn assert_kills_all(tree: &mut Tree) -> Ended {
 #[test]
 fn the_commands_end_is_told_once_and_orphans_are_buried() {
     alone("process::tree::tests::the_commands_end_is_told_once_and_orphans_are_buried", || {
-        let mut tree = start("(sleep 0.2 & ) ; exit 5");
+        let mut tree = start("(sleep 96 & ) ; exit 5");
         let mut ended = None;
         eventually("its end", || {
             ended = tree.reap().unwrap();
             ended.is_some()
         });
         assert_eq!(ended.unwrap().status, Status::Exited(5));
-        let orphan = named("sleep").pop().expect("the orphan is ours");
-        assert_eq!(orphan.parent, std::process::id());
+        eventually("the orphan is ours", || named("sleep").first().is_some_and(|p| p.parent == std::process::id()));
+        let orphan = named("sleep").remove(0);
         assert!(tree.has_descendants().unwrap());
+        Handle::open_known(orphan.clone()).unwrap().unwrap().send(libc::SIGTERM).unwrap();
         eventually("the orphan is buried", || {
             assert_eq!(tree.reap().unwrap(), None);
             info(orphan.pid).is_none()
