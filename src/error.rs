@@ -4,6 +4,7 @@ use std::{fmt, io, path::PathBuf, sync::Arc};
 
 use crate::{
     exit::ExitCode,
+    job::RunId,
     name::{Name, RequestId},
 };
 
@@ -53,6 +54,15 @@ pub enum Error {
         /// The job.
         job: Name,
         /// What to do next.
+        why: String,
+    },
+    /// A run of a job left no log, or none of them did.
+    NoSuchLog {
+        /// The job.
+        job: Name,
+        /// The run, if one was named.
+        run: Option<RunId>,
+        /// Which logs there are.
         why: String,
     },
     /// A job or configuration file is wrong.
@@ -141,7 +151,7 @@ impl Error {
             Self::NewerFormat { .. } | Self::UntrustedFileSystem { .. } | Self::BadConfiguration { .. } => {
                 ExitCode::Configuration
             }
-            Self::NoSuchTrip(_) | Self::NoSuchJob { .. } => ExitCode::NotFound,
+            Self::NoSuchTrip(_) | Self::NoSuchJob { .. } | Self::NoSuchLog { .. } => ExitCode::NotFound,
             Self::Nested(_) => ExitCode::NotRun,
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound => ExitCode::NotFound,
@@ -161,7 +171,7 @@ impl Error {
     }
 
     /// Every word that [`Error::kind`] may give.
-    pub const KINDS: [&'static str; 17] = [
+    pub const KINDS: [&'static str; 18] = [
         "usage",
         "corrupt",
         "not_regular_file",
@@ -169,6 +179,7 @@ impl Error {
         "newer_format",
         "no_such_trip",
         "no_such_job",
+        "no_such_log",
         "bad_configuration",
         "nested",
         "io",
@@ -191,6 +202,7 @@ impl Error {
             Self::NewerFormat { .. } => "newer_format",
             Self::NoSuchTrip(_) => "no_such_trip",
             Self::NoSuchJob { .. } => "no_such_job",
+            Self::NoSuchLog { .. } => "no_such_log",
             Self::BadConfiguration { .. } => "bad_configuration",
             Self::Nested(_) => "nested",
             Self::Io { .. } => "io",
@@ -228,6 +240,8 @@ impl fmt::Display for Error {
                 path.display(),
                 crate::FORMAT
             ),
+            Self::NoSuchLog { job, run: Some(run), why } => write!(f, "no log of run {run} of job {job}: {why}"),
+            Self::NoSuchLog { job, run: None, why } => write!(f, "no log of job {job}: {why}"),
             Self::NoSuchJob { job, why } => write!(f, "no such job: {job}; {why}"),
             Self::Nested(name) => {
                 write!(f, "{name}: a run that this process belongs to holds that lock; waiting for it would never end")

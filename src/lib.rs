@@ -47,6 +47,7 @@ mod doctor;
 mod duration;
 mod error;
 pub mod exit;
+mod flock;
 mod held;
 pub mod job;
 pub mod lock;
@@ -57,6 +58,7 @@ mod process;
 pub mod race;
 mod sealed;
 pub mod state;
+mod update;
 
 pub use booking::{Change, Event, Refusal, Request};
 pub use dir::{Environment, StateDir};

@@ -165,6 +165,10 @@ pub(crate) fn details(error: &Error) -> serde_json::Map<String, serde_json::Valu
                 details.insert("line".to_owned(), (*line).into());
             }
         }
+        Error::NoSuchLog { job, run, .. } => {
+            details.insert("job".to_owned(), job.as_str().into());
+            details.insert("run".to_owned(), run.map(|run| run.0).into());
+        }
         Error::NoSuchJob { job, .. } => {
             details.insert("job".to_owned(), job.as_str().into());
         }

@@ -1,7 +1,12 @@
 //! The command line: what can be said, and nothing of what it does.
 
+mod flock;
+mod history;
+mod logs;
 mod plain;
 pub(crate) mod run;
+mod status;
+mod update;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -10,7 +15,12 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 
+pub(crate) use flock::Flock;
+pub(crate) use history::History;
+pub(crate) use logs::Logs;
 pub(crate) use run::{Run, Stop};
+pub(crate) use status::Status;
+pub(crate) use update::Update;
 
 use crate::{
     duration::parse as duration,
@@ -93,6 +103,12 @@ pub(crate) enum Command {
     Book(Book),
     /// Cancel a student's booking; its seats are free again.
     Cancel(Cancel),
+    /// What was run and what was not, and why; the newest last.
+    History(History),
+    /// Every job and trip: idle or running, since when and by whom; takes no lock.
+    Status(Status),
+    /// flock(1), with its options: take the lock of a file, run a command, let it go.
+    Flock(Flock),
     /// Run a command that must not overlap with itself, and record how it went.
     Run(Run),
     /// End the running command of a job.
@@ -101,6 +117,10 @@ pub(crate) enum Command {
     Doctor(Doctor),
     /// Show the race for the last seat, and each lock that ends it.
     Race(Race),
+    /// Update a file by a command that reads the old content and prints the new one.
+    Update(Update),
+    /// Print what a run of a job printed.
+    Logs(Logs),
     /// One student of a race, as a process of its own.
     #[command(hide = true)]
     RaceStudent(RaceStudent),

@@ -2,9 +2,17 @@
 
 mod batch;
 mod doctor;
+mod flock;
+mod history;
+mod logs;
 mod race;
 mod run;
+mod status;
+mod table;
+mod text;
 mod trip;
+mod update;
+mod why;
 
 use std::{error::Error as _, ffi::OsString, io, path::PathBuf};
 
@@ -25,6 +33,9 @@ use crate::{
 /// Parses the command line, does what it says, and gives the exit code.
 #[doc(hidden)]
 pub fn main() -> u8 {
+    if let Some(code) = flock::drop_in() {
+        return code;
+    }
     let Cli { global, command } = match Cli::from_arguments() {
         Ok(cli) => cli,
         Err(error) => return usage(&error).code(),
@@ -51,10 +62,16 @@ pub fn main() -> u8 {
         Command::Cancel(cli::Cancel { trip, student, request }) => {
             trip::change(&output, &global, &trip, Change::Cancel { student }, request)
         }
+        Command::History(args) => history::history(&output, &global, &args),
+        Command::Status(cli::Status { name: Some(name), why: true }) => why::why(&output, &global, &name),
+        Command::Status(args) => status::status(&output, &global, args.name.as_ref()),
+        Command::Update(args) => return update::update(&output, &global, args),
+        Command::Logs(args) => logs::logs(&output, &global, &args).map_err(Into::into),
         Command::Run(args) => return run::run(&output, &global, &args),
         Command::Stop(args) => run::stop(&output, &global, &args),
         Command::Doctor(args) => doctor::doctor(&output, &global, &args),
         Command::Race(args) => race::race(&output, &args),
+        Command::Flock(cli::Flock { words }) => return flock::after_options(global, words),
         Command::RaceStudent(args) => race::student(&args),
     };
     done.unwrap_or_else(|error| output::report(&output, &error, || state_path(&global).ok())).code()

@@ -3,8 +3,9 @@
 use std::{collections::VecDeque, fs::File, os::unix::fs::FileExt as _, path::PathBuf};
 
 use super::{
-    Entry,
+    Entry, Totals,
     files::JobFiles,
+    ledger::Tail,
     line::{self, Unreadable},
 };
 use crate::{
@@ -27,13 +28,22 @@ pub(crate) struct Backwards {
     /// Whether the file's bytes before `held` are all read.
     at_start: bool,
     bad_lines: u64,
+    totals: Totals,
 }
 
 impl JobFiles {
     /// The ledger's entries, the newest first. Takes no lock.
     pub(crate) fn entries_backwards(&self) -> Result<Backwards> {
-        let unread = self.open_both()?.into_iter().map(|(name, file, stat)| (self.dir.path_of(name), file, stat.size));
-        Ok(Backwards { unread: unread.collect(), held: Vec::new(), at_start: true, bad_lines: 0 })
+        let open = self.open_both()?;
+        let mut totals = None;
+        for (name, file, stat) in &open {
+            if totals.is_none() {
+                totals = Tail::read(self, name, file, stat.size)?.totals;
+            }
+        }
+        let unread = open.into_iter().map(|(name, file, stat)| (self.dir.path_of(name), file, stat.size)).collect();
+        let totals = totals.unwrap_or_default();
+        Ok(Backwards { unread, held: Vec::new(), at_start: true, bad_lines: 0, totals })
     }
 
     /// The ledger and the one before it, each if it is there.
@@ -57,6 +67,11 @@ impl Backwards {
     /// Lines passed over so far.
     pub(crate) fn bad_lines(&self) -> u64 {
         self.bad_lines
+    }
+
+    /// The sums after the newest of these entries.
+    pub(crate) fn totals(&self) -> &Totals {
+        &self.totals
     }
 
     /// Reads the block before what is held, or goes on to the file before.

@@ -257,13 +257,13 @@ impl JobFiles {
 }
 
 /// The end of a ledger.
-struct Tail {
-    totals: Option<Totals>,
+pub(super) struct Tail {
+    pub(super) totals: Option<Totals>,
     at_line_start: bool,
 }
 
 impl Tail {
-    fn read(files: &JobFiles, name: &str, file: &File, size: u64) -> Result<Self> {
+    pub(super) fn read(files: &JobFiles, name: &str, file: &File, size: u64) -> Result<Self> {
         let mut block = TAIL;
         loop {
             let start = size.saturating_sub(block);

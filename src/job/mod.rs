@@ -5,6 +5,7 @@ mod backwards;
 mod course;
 pub(crate) mod definition;
 mod files;
+mod history;
 mod holding;
 mod ledger;
 #[cfg(test)]
@@ -14,6 +15,7 @@ pub(crate) mod log;
 mod model;
 mod options;
 mod place;
+mod presence;
 mod remains;
 mod run;
 pub(crate) mod settings;
@@ -26,6 +28,7 @@ mod verify;
 pub(crate) use backwards::Backwards;
 #[allow(unused_imports)]
 pub(crate) use files::JobFiles;
+pub(crate) use history::{RunState, RunView, Runs, optional_time};
 #[allow(unused_imports)]
 pub(crate) use ledger::{Appended, JobLedger};
 pub use model::{
@@ -34,7 +37,9 @@ pub use model::{
 pub use options::{Hold, Options, OutputMode, Policy, Retries};
 #[allow(unused_imports)]
 pub(crate) use place::Place;
+pub(crate) use presence::{Look, Presence, Slot};
 #[allow(unused_imports)]
 pub(crate) use remains::remains;
 pub(crate) use run::{Done, Run};
 pub(crate) use stop::{StopJob, stop};
+pub(crate) use supervise::{Attempt, Cause, Supervisor};

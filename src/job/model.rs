@@ -131,7 +131,9 @@ pub struct Started {
     pub attempt: u32,
     /// The fence of the job's lock.
     pub fence: Fence,
-    /// Which of the job's slots, from 1.
+    /// Which of the job's slots, from 1. A `flock --job` run takes none of their locks; so that it is not taken for
+    /// the run of a slot, it has a number above [`Options::MAX_SLOTS`](super::Options::MAX_SLOTS), the lowest that no
+    /// running one has (with shared locks there may be several).
     pub slot: u32,
     /// How long the lock was waited for, in seconds.
     pub wait: f64,

@@ -51,6 +51,12 @@ fn number(given: &str) -> Option<c_int> {
     ((1..=31).contains(&number) || (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&number)).then_some(number)
 }
 
+/// The signal's name without `SIG`, or its number.
+pub(crate) fn name(signal: c_int) -> String {
+    let known = NAMES.iter().find(|(_, number)| *number == signal);
+    known.map_or_else(|| signal.to_string(), |(name, _)| (*name).to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -23,20 +23,20 @@ use crate::process::{Ended, Received, Signals, Tree, wait_for};
 
 /// What an attempt came to.
 #[derive(Debug)]
-pub(super) struct Attempt {
-    pub(super) ended: Ended,
-    pub(super) duration: Duration,
+pub(crate) struct Attempt {
+    pub(crate) ended: Ended,
+    pub(crate) duration: Duration,
     /// Why it did not end by itself.
-    pub(super) cause: Option<Cause>,
+    pub(crate) cause: Option<Cause>,
     /// KILL was sent, to the command itself or to what it left.
-    pub(super) killed: bool,
+    pub(crate) killed: bool,
     /// Who could not be ended: pid and name.
-    pub(super) survivors: Vec<String>,
+    pub(crate) survivors: Vec<String>,
 }
 
 /// Why an attempt did not end by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cause {
+pub(crate) enum Cause {
     /// Its time was up.
     TimeLimit,
     /// A signal reached the wrapper, and was passed on.
@@ -46,12 +46,12 @@ pub(super) enum Cause {
 }
 
 /// Watches over one command.
-pub(super) struct Supervisor<'a> {
-    pub(super) options: &'a Options,
-    pub(super) signals: &'a Signals,
-    pub(super) log: Option<&'a mut Log>,
+pub(crate) struct Supervisor<'a> {
+    pub(crate) options: &'a Options,
+    pub(crate) signals: &'a Signals,
+    pub(crate) log: Option<&'a mut Log>,
     /// The command is in our group, in a terminal's foreground: the terminal's signals reach it without us.
-    pub(super) foreground: bool,
+    pub(crate) foreground: bool,
 }
 
 /// Where an attempt stands.
@@ -69,7 +69,7 @@ struct State {
 
 impl Supervisor<'_> {
     /// Sees the command to its end.
-    pub(super) fn watch(mut self, tree: &mut Tree) -> io::Result<Attempt> {
+    pub(crate) fn watch(mut self, tree: &mut Tree) -> io::Result<Attempt> {
         let mut state = State {
             started: Instant::now(),
             cause: None,

@@ -104,7 +104,7 @@ impl FileLock {
 }
 
 /// A hint: one that cannot be read is none.
-fn holder_in(file: &File) -> Option<Holder> {
+pub(crate) fn holder_in(file: &File) -> Option<Holder> {
     let mut note = [0; NOTE_SIZE];
     let note = held_file::read_head(file, &mut note).unwrap_or_default();
     Holder::decode(note).unwrap_or_default()

@@ -13,10 +13,23 @@ use std::{
 
 use super::{Until, signals, timer};
 
-/// Takes the exclusive lock if it is free.
-pub(super) fn try_exclusive(file: &File) -> io::Result<bool> {
+/// Who else may hold it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Whoever asked for it shared.
+    Shared,
+    /// Nobody.
+    Exclusive,
+}
+
+/// Takes the lock if it is free.
+pub(crate) fn try_lock(file: &File, kind: Kind) -> io::Result<bool> {
     loop {
-        match fs2::FileExt::try_lock_exclusive(file) {
+        let tried = match kind {
+            Kind::Shared => fs2::FileExt::try_lock_shared(file),
+            Kind::Exclusive => fs2::FileExt::try_lock_exclusive(file),
+        };
+        match tried {
             Ok(()) => return Ok(true),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -25,14 +38,17 @@ pub(super) fn try_exclusive(file: &File) -> io::Result<bool> {
     }
 }
 
-/// Takes the exclusive lock, sleeping in one blocking flock(2) until it is free or the wait is over.
+/// Takes the lock, sleeping in one blocking flock(2) until it is free or the wait is over.
 ///
 /// # Errors
 /// `Interrupted` when a deferred TERM, INT or HUP arrived during the wait.
-pub(super) fn exclusive(file: &File, until: Until) -> io::Result<bool> {
-    let blocking = || fs2::FileExt::lock_exclusive(file);
+pub(crate) fn lock(file: &File, kind: Kind, until: Until) -> io::Result<bool> {
+    let blocking = || match kind {
+        Kind::Shared => fs2::FileExt::lock_shared(file),
+        Kind::Exclusive => fs2::FileExt::lock_exclusive(file),
+    };
     match until {
-        Until::Now => try_exclusive(file),
+        Until::Now => try_lock(file, kind),
         Until::Never if !signals::are_held_back() => loop {
             match blocking() {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => signals::interrupted()?,
@@ -57,6 +73,16 @@ pub(super) fn exclusive(file: &File, until: Until) -> io::Result<bool> {
     }
 }
 
+/// Takes the exclusive lock if it is free.
+pub(super) fn try_exclusive(file: &File) -> io::Result<bool> {
+    try_lock(file, Kind::Exclusive)
+}
+
+/// The exclusive lock, as [`lock`] takes it.
+pub(super) fn exclusive(file: &File, until: Until) -> io::Result<bool> {
+    lock(file, Kind::Exclusive, until)
+}
+
 /// Takes the exclusive lock, however long that takes, unless an interruption finds the flag set.
 pub(super) fn exclusive_unless(file: &File, called_back: &AtomicBool) -> io::Result<bool> {
     loop {
@@ -72,6 +98,6 @@ pub(super) fn exclusive_unless(file: &File, called_back: &AtomicBool) -> io::Res
 }
 
 /// Releases the lock, also for every process that inherited the descriptor.
-pub(super) fn unlock(file: &File) -> io::Result<()> {
+pub(crate) fn unlock(file: &File) -> io::Result<()> {
     fs2::FileExt::unlock(file)
 }

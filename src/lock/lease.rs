@@ -24,6 +24,24 @@ pub(crate) enum Openers {
 /// Whoever opens the file just then breaks the lease, and the kernel tells its holder so by a signal. That would be
 /// SIGIO, which ends a process; `F_SETSIG` makes it SIGURG, which by default does nothing.
 pub(crate) fn other_openers(file: &File) -> Openers {
+    #[allow(clippy::unnecessary_cast)]
+    match lease(file, libc::F_WRLCK as libc::c_int) {
+        Ok(()) => Openers::None,
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Openers::Others,
+        Err(_) => Openers::Unknown,
+    }
+}
+
+/// Whether somebody has the file open for writing; `file` itself is open for reading only. (A read lease is granted
+/// when nobody has.) `false` as well where that cannot be told.
+pub(crate) fn has_writers(file: &File) -> bool {
+    #[allow(clippy::unnecessary_cast)]
+    lease(file, libc::F_RDLCK as libc::c_int).is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
+}
+
+// The constants' types differ between C libraries.
+#[allow(clippy::unnecessary_cast)]
+fn lease(file: &File, kind: libc::c_int) -> io::Result<()> {
     let control = |command: libc::c_int, value: libc::c_int| {
         // SAFETY: a live descriptor, and commands that take an integer.
         match unsafe { libc::fcntl(file.as_raw_fd(), command, value) } {
@@ -31,17 +49,9 @@ pub(crate) fn other_openers(file: &File) -> Openers {
             _ => Err(io::Error::last_os_error()),
         }
     };
-    // The constants' types differ between C libraries.
-    #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
-    let (write, none) = (libc::F_WRLCK as libc::c_int, libc::F_UNLCK as libc::c_int);
-    let asked = control(F_SETSIG, libc::SIGURG)
-        .and_then(|()| control(libc::F_SETLEASE, write))
-        .and_then(|()| control(libc::F_SETLEASE, none));
-    match asked {
-        Ok(()) => Openers::None,
-        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Openers::Others,
-        Err(_) => Openers::Unknown,
-    }
+    control(F_SETSIG, libc::SIGURG)?;
+    control(libc::F_SETLEASE, kind)?;
+    control(libc::F_SETLEASE, libc::F_UNLCK as libc::c_int)
 }
 
 /// Whether nobody else on this machine has the file open, so that no reader can be halfway through it; `false` as

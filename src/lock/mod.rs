@@ -11,9 +11,10 @@
 
 mod any;
 mod file;
-mod flock;
+pub(crate) mod flock;
 mod held_file;
 mod holder;
+mod inherited;
 mod lease;
 mod memory;
 mod reentry;
@@ -22,11 +23,13 @@ mod timer;
 
 use std::time::{Duration, Instant};
 
+pub(crate) use file::holder_in;
 pub use file::{FileGuard, FileLock};
 pub(crate) use held_file::{HeldFile, Missing, Taken, read_head};
 pub(crate) use holder::shortened;
 pub use holder::{Holder, Identity};
-pub(crate) use lease::{Openers, is_sole_opener, other_openers};
+pub(crate) use inherited::Inherited;
+pub(crate) use lease::{Openers, has_writers, is_sole_opener, other_openers};
 pub use memory::{MemoryGuard, MemoryLock};
 pub(crate) use signals::{Deferred, arrived, handled_signals, signal_arrived};
 

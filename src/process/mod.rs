@@ -1,6 +1,7 @@
 //! Processes: starting one, waiting for it, ending its whole tree, and who keeps a lock.
 //!
 //! - [`Program`], [`Spawn`], [`Child`]: start one program as cheaply as the kernel can, and hear how it ended.
+//! - [`command`]: the same for a plain child that shares everything with us, or in our own place.
 //! - [`Signals`]: signals as something to read, while the job runs.
 //! - [`Handle`]: a process that cannot be mistaken for a later one of its number; [`info`], [`descendants`]: the process table.
 //! - [`Tree`], [`Cgroup`]: a command with all that it started, and its certain end.
@@ -11,11 +12,13 @@
 mod alone;
 mod cgroup;
 mod child;
+pub(crate) mod command;
 mod handle;
 pub(crate) mod locks;
 mod program;
 mod signals;
 mod spawn;
+pub(crate) mod startup;
 mod sweep;
 mod table;
 mod terminal;

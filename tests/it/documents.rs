@@ -60,6 +60,8 @@ fn help_and_version_are_no_errors() {
         &["run", "-h"],
         &["stop", "--help"],
         &["doctor", "--help"],
+        &["update", "--help"],
+        &["logs", "--help"],
     ] {
         let said = triplock().args(arguments).output().unwrap();
         assert!(said.status.success() && said.stderr.is_empty() && !said.stdout.is_empty(), "{arguments:?}");

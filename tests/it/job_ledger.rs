@@ -1,116 +1,160 @@
-//! A job's ledger as anybody can read it, and what must hold of every one.
+//! A job's ledger written by hand, with the times and the processes that a test wants: what `run` would have left.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    path::PathBuf,
+use std::{fs, path::PathBuf};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::{Value, json};
+use triplock::{
+    job::{EndRequest, Ended, Entry, Event, NotRun, Outcome, Request, RunId, Started, Totals},
+    lock::{Fence, Holder},
 };
-
-use serde_json::Value;
 
 use crate::sandbox::Sandbox;
 
-/// All lines, the oldest first.
-#[derive(Debug)]
-pub(crate) struct JobLedger {
-    pub(crate) lines: Vec<Value>,
+/// A ledger in the making.
+pub(crate) struct Script {
+    path: PathBuf,
+    totals: Totals,
+    lines: Vec<u8>,
+    pub(crate) now: DateTime<Utc>,
+    pub(crate) pid: u32,
+    pub(crate) boot: String,
+    pub(crate) pid_namespace: u64,
 }
 
-/// The ledger's path.
-pub(crate) fn path(sandbox: &Sandbox, job: &str) -> PathBuf {
-    sandbox.state_dir().join(format!("jobs/{job}.jsonl"))
-}
-
-/// A line with another checksum: what somebody wrote who knows how.
-pub(crate) fn sealed(line: &str) -> String {
-    let (body, _) = line.rsplit_once(",\"crc\":").expect("a line with a checksum");
-    format!("{body},\"crc\":\"{:08x}\"}}", crc32fast::hash(body.as_bytes()))
-}
-
-impl JobLedger {
-    /// Every line is readable, and as it was written.
-    #[track_caller]
-    pub(crate) fn read(sandbox: &Sandbox, job: &str) -> Self {
-        let (ledger, bad_lines) = Self::read_torn(sandbox, job);
-        assert_eq!(bad_lines, 0, "{ledger:#?}");
-        ledger
-    }
-
-    /// The lines that are whole, and how many are not: what a power cut leaves.
-    #[track_caller]
-    pub(crate) fn read_torn(sandbox: &Sandbox, job: &str) -> (Self, usize) {
-        let files = [sandbox.state_dir().join(format!("jobs/{job}.old")), path(sandbox, job)];
-        let bytes: Vec<u8> = files.iter().flat_map(|file| fs::read(file).unwrap_or_default()).collect();
-        let text = String::from_utf8_lossy(&bytes);
-        let (whole, bad): (Vec<&str>, Vec<&str>) =
-            text.lines().partition(|line| line.contains(",\"crc\":") && sealed(line) == **line);
-        let read = |line: &&str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
-        (Self { lines: whole.iter().map(read).collect() }, bad.len())
-    }
-
-    /// The lines of that kind.
-    pub(crate) fn events(&self, event: &str) -> Vec<&Value> {
-        self.lines.iter().filter(|line| line["event"] == event).collect()
-    }
-
-    /// What became of every run and non-run that is over, in the order of their ends.
-    pub(crate) fn outcomes(&self) -> Vec<&str> {
-        self.ends().map(|line| line["outcome"].as_str().expect("an outcome")).collect()
-    }
-
-    /// How often that came out.
-    pub(crate) fn count(&self, outcome: &str) -> usize {
-        self.outcomes().into_iter().filter(|other| *other == outcome).count()
-    }
-
-    /// Where the first line of that kind about that run stands.
-    pub(crate) fn position(&self, event: &str, run: u64) -> Option<usize> {
-        self.lines.iter().position(|line| line["event"] == event && line["run"] == run)
-    }
-
-    fn ends(&self) -> impl Iterator<Item = &Value> {
-        self.lines
-            .iter()
-            .filter(|line| line["event"] == "not_run" || (line["event"] == "ended" && line.get("again").is_none()))
-    }
-
-    /// What must hold when nothing of the job runs: run ids without a gap, one end to each start, fences that grow, and
-    /// the last line's sums say just that.
-    #[track_caller]
-    pub(crate) fn judge(&self) {
-        let mut last_run = 0;
-        let mut last_fence = 0;
-        let mut open = BTreeSet::new();
-        let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
-        for line in &self.lines {
-            let run = line["run"].as_u64().expect("every line is about a run");
-            let is_new = line["event"] == "not_run" || (line["event"] == "started" && line["attempt"] == 1);
-            if is_new {
-                assert_eq!(run, last_run + 1, "a run id is missing or doubled: {line}");
-                last_run = run;
-            }
-            match line["event"].as_str().expect("an event") {
-                "started" if is_new => {
-                    let fence = line["fence"].as_u64().expect("a fence");
-                    assert!(fence > last_fence, "a fence came again: {line}");
-                    last_fence = fence;
-                    open.insert(run);
-                }
-                "started" | "end_requested" => assert!(open.contains(&run), "of a run that is over: {line}"),
-                "ended" if line.get("again").is_some() => assert!(open.contains(&run), "{line}"),
-                "ended" => assert!(open.remove(&run), "an end without a start, or a second one: {line}"),
-                "not_run" => {}
-                other => panic!("unknown event {other}: {line}"),
-            }
+impl Script {
+    /// Of a job of that sandbox; its time begins an hour ago.
+    pub(crate) fn new(sandbox: &Sandbox, job: &str) -> Self {
+        use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+        let jobs = sandbox.state_dir().join("jobs");
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&jobs).expect("make jobs/");
+        Self {
+            path: jobs.join(format!("{job}.jsonl")),
+            totals: Totals::default(),
+            lines: Vec::new(),
+            now: Utc::now() - TimeDelta::hours(1),
+            pid: std::process::id(),
+            boot: fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("boot id").trim_end().to_owned(),
+            pid_namespace: fs::metadata("/proc/self/ns/pid").expect("pid namespace").ino(),
         }
-        for end in self.ends() {
-            *counts.entry(end["outcome"].as_str().expect("an outcome")).or_default() += 1;
-        }
-        assert!(open.is_empty(), "runs without an end: {open:?}");
-        let totals = &self.lines.last().expect("it has lines")["totals"];
-        assert_eq!(totals["last_run"], last_run, "{totals}");
-        assert_eq!(totals["fence"], last_fence, "{totals}");
-        assert_eq!(totals["counts"], serde_json::to_value(&counts).unwrap(), "{totals}");
-        assert_eq!(totals.get("running"), None, "{totals}");
     }
+
+    pub(crate) fn later(mut self, seconds: i64) -> Self {
+        self.now += TimeDelta::seconds(seconds);
+        self
+    }
+
+    fn write(mut self, event: Event) -> Self {
+        let entry = Entry { time: self.now, host: "testhost".to_owned(), pid: self.pid, event };
+        self.totals = self.totals.after(&entry);
+        let mut line = serde_json::to_value(&entry).expect("plain data");
+        line["totals"] = serde_json::to_value(&self.totals).expect("plain data");
+        let Value::Object(fields) = line else { panic!("an entry is an object") };
+        // The format stands first.
+        let rest = serde_json::to_string(&fields).expect("plain data");
+        let body = format!("{{\"format\":1,{}", &rest[1..rest.len() - 1]);
+        let crc = crc32fast::hash(body.as_bytes());
+        self.lines.extend_from_slice(format!("{body},\"crc\":\"{crc:08x}\"}}\n").as_bytes());
+        self
+    }
+
+    pub(crate) fn start(self, slot: u32) -> Self {
+        let run = self.totals.next_run();
+        self.attempt(run, 1, slot)
+    }
+
+    pub(crate) fn attempt(self, run: RunId, attempt: u32, slot: u32) -> Self {
+        let (boot, pid_namespace) = (self.boot.clone(), self.pid_namespace);
+        self.write(Event::Started(Started {
+            run,
+            attempt,
+            fence: Fence(run.0),
+            slot,
+            wait: 0.5,
+            command: "sleep 9".to_owned(),
+            boot,
+            pid_namespace,
+            file: None,
+        }))
+    }
+
+    /// The end of that run's attempt, which took so many seconds of the script's time.
+    pub(crate) fn end(self, run: u64, outcome: Outcome, exit: Option<u8>) -> Self {
+        self.end_of_attempt(run, 1, outcome, exit, false)
+    }
+
+    pub(crate) fn end_of_attempt(
+        self,
+        run: u64,
+        attempt: u32,
+        outcome: Outcome,
+        exit: Option<u8>,
+        again: bool,
+    ) -> Self {
+        let start = self.totals.running.iter().find(|running| running.run.0 == run).map_or(self.now, |r| r.start);
+        let signal = if exit.is_none() { Some(9) } else { None };
+        #[allow(clippy::cast_precision_loss)]
+        let duration = (self.now - start).num_milliseconds() as f64 / 1000.0;
+        self.write(Event::Ended(Ended {
+            run: RunId(run),
+            attempt,
+            outcome,
+            again,
+            exit,
+            signal,
+            start,
+            duration,
+            user: 0.25,
+            system: 0.125,
+            peak_memory: 2 * 1024 * 1024,
+            fence: Fence(run),
+            wait: 0.5,
+            reason: None,
+        }))
+    }
+
+    pub(crate) fn skip(self) -> Self {
+        let holder = Holder {
+            pid: 4711,
+            host: "testhost".to_owned(),
+            since: self.now,
+            command: "triplock run \u{1b}[31m nightly".to_owned(),
+            fence: Fence(1),
+        };
+        let run = self.totals.next_run();
+        self.write(Event::NotRun(NotRun {
+            run,
+            outcome: Outcome::Skipped,
+            reason: "locked".to_owned(),
+            holder: Some(holder),
+            wait: 0.0,
+            command: "sleep 9".to_owned(),
+        }))
+    }
+
+    pub(crate) fn ask_for_end(self, run: u64, request: Request) -> Self {
+        self.write(Event::EndRequested(EndRequest { run: RunId(run), request }))
+    }
+
+    /// Puts what was written aside, as a rotation does.
+    pub(crate) fn rotate(mut self) -> Self {
+        fs::write(self.path.with_extension("old"), std::mem::take(&mut self.lines)).expect("write a ledger");
+        self
+    }
+
+    pub(crate) fn finish(self) {
+        fs::write(&self.path, &self.lines).expect("write a ledger");
+    }
+}
+
+/// What a command printed as JSON Lines.
+pub(crate) fn lines(stdout: &str) -> Vec<Value> {
+    stdout
+        .lines()
+        .map(|line| {
+            let value: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+            assert_eq!(value["format"], json!(1), "{line}");
+            value
+        })
+        .collect()
 }

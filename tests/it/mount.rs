@@ -100,6 +100,13 @@ impl SmallDisk {
         Self { mount: Mount::new(dir.path().join("mnt"), &["-t", "tmpfs", "-o", options, "tmpfs"]), _dir: dir }
     }
 
+    /// A ramfs: it has no size, and cannot give back the middle of a file.
+    #[track_caller]
+    pub(crate) fn that_cannot_punch() -> Self {
+        let dir = temporary();
+        Self { mount: Mount::new(dir.path().join("mnt"), &["-t", "ramfs", "-o", "mode=700", "ramfs"]), _dir: dir }
+    }
+
     pub(crate) fn point(&self) -> &Path {
         &self.mount.point
     }

@@ -41,9 +41,20 @@ fn a_nested_run_is_refused_under_another_path_of_the_same_directory() {
 #[test]
 fn a_run_of_another_state_directory_is_no_nested_one() {
     let sandbox = Sandbox::new();
-    let inner = [TRIPLOCK, "--state-dir", "other", "run", "nightly", "--", "touch", "inner"];
+    let other = [TRIPLOCK, "--state-dir", "other", "run", "nightly", "-n", "--"];
+    let inner = [&other[..], &["touch", "inner"]].concat();
     sandbox.run("nightly", &[], &inner).exits(0);
     assert!(sandbox.exists("inner"));
+    // And where a stranger holds the lock there, it is busy: also if his fence has the number of ours.
+    sandbox.pipe("go");
+    let stranger = [&other[..], &["sh", "-c", "echo $TRIPLOCK_FENCE >fence; read x <go"]].concat();
+    let stranger = sandbox.run("stranger", &[], &stranger).start();
+    let fence = sandbox.written("fence");
+    let held = format!("'{TRIPLOCK}' --state-dir other run nightly -n -- true; echo $? $TRIPLOCK_FENCE >code");
+    sandbox.sh("nightly", &[], &held).exits(0);
+    assert_eq!(sandbox.written("code"), format!("75 {fence}"), "(the fences are to be equal here)");
+    sandbox.open_pipe("go");
+    stranger.finish().exits(0);
 }
 
 /// The daemon's `TRIPLOCK_HELD` speaks of a run that is over.

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{
-    job_ledger::{self, JobLedger},
+    job_lines::{self, JobLedger},
     latch::{Latch, run, shell},
     machine,
     sandbox::{Sandbox, TRIPLOCK, eventually, waiters},
@@ -250,7 +250,7 @@ fn a_clock_that_was_set_back_does_not_keep_a_job_from_running_for_ever() {
     let sandbox = Sandbox::new();
     let ask = || run(&sandbox, "j", "--once-per 1h", ["true"]).run();
     ask().exits(0);
-    let path = job_ledger::path(&sandbox, "j");
+    let path = job_lines::path(&sandbox, "j");
     let last_success = |ledger: &JobLedger| ledger.lines.last().unwrap()["totals"]["last_success"].as_i64().unwrap();
     let doctor = |hours: i64| {
         let before = last_success(&JobLedger::read(&sandbox, "j"));
@@ -258,7 +258,7 @@ fn a_clock_that_was_set_back_does_not_keep_a_job_from_running_for_ever() {
         let (rest, line) = text.trim_end().rsplit_once('\n').unwrap();
         let shifted = before + hours * 3_600_000_000;
         let line = line.replace(&format!("\"last_success\":{before}"), &format!("\"last_success\":{shifted}"));
-        fs::write(&path, format!("{rest}\n{}\n", job_ledger::sealed(&line))).unwrap();
+        fs::write(&path, format!("{rest}\n{}\n", job_lines::sealed(&line))).unwrap();
         assert_eq!(last_success(&JobLedger::read(&sandbox, "j")), shifted);
     };
     // The instrument: half an hour ago is not due, two hours ago is.

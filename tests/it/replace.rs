@@ -12,9 +12,11 @@ use std::{
 use rustix::process::Signal;
 
 use crate::{
-    job_ledger::{self, JobLedger},
+    job_lines::{self, JobLedger},
     latch::{Latch, run, shell, signal},
+    machine,
     sandbox::{Invocation, Running, Sandbox, eventually, waiters},
+    strace,
 };
 
 /// `-k`: long enough for a TERM to be seen, far from the default of 10 s.
@@ -95,7 +97,7 @@ fn the_ledger_says_who_wants_the_end_before_the_signal_is_sent() {
         let (ready, seen) = (sandbox.path("ready"), sandbox.path("seen"));
         let script = format!(
             "trap 'cp {} {}; exit 9' TERM; touch {}; while :; do sleep 0.01; done >/dev/null 2>&1",
-            job_ledger::path(&sandbox, "j").display(),
+            job_lines::path(&sandbox, "j").display(),
             seen.display(),
             ready.display()
         );
@@ -398,6 +400,25 @@ fn replacing_among_waiters_leaves_no_end_unexplained() {
             other => panic!("nobody asked for {other}: {end}"),
         }
     }
+}
+
+/// It has the lock, and its start is not in the ledger yet: its commit lock comes late.
+#[test]
+fn a_run_that_is_ended_before_its_start_is_recorded_is_no_secret() {
+    if !machine::may_trace("ended before its start is recorded") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let late = strace::tracing(&sandbox.path("trace"), &["-e", "inject=flock:delay_enter=700000:when=2"]);
+    let first = run(&sandbox, "j", "", ["sleep", "60"]).under(late).start();
+    let lock = sandbox.state_dir().join("jobs/j.lock");
+    eventually("it has the lock", || fs::read_to_string(&lock).is_ok_and(|note| note.contains("\"pid\"")));
+    assert!(!job_lines::path(&sandbox, "j").exists(), "its start is recorded: this tests nothing");
+    stop(&sandbox, "j").run().exits(0);
+    first.finish().exits(143);
+    let ledger = JobLedger::read(&sandbox, "j");
+    ledger.judge();
+    was_ended(&ledger, 1, "stop", "stopped");
 }
 
 /// The one that stops has the lock itself: the job's descriptor came down to it.

@@ -23,11 +23,11 @@ use rustix::{
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::turn::Turn;
 pub(crate) use crate::{
     answer::Answer,
-    gate::{Gate, waiters},
+    gate::{Gate, exclusive, waiters},
 };
-use crate::{gate::exclusive, turn::Turn};
 
 pub(crate) const TRIPLOCK: &str = env!("CARGO_BIN_EXE_triplock");
 
@@ -83,7 +83,9 @@ impl Sandbox {
     /// The same with a copy of the program that every user of the machine may run, wherever the build directory is.
     pub(crate) fn for_all_users(mut self) -> Self {
         self.program = self.path("triplock");
-        fs::copy(TRIPLOCK, &self.program).expect("copy the program");
+        // By another process: had we the file open for writing while another test forks, it could not be executed.
+        let copied = Command::new("cp").arg(TRIPLOCK).arg(&self.program).status().expect("start cp");
+        assert!(copied.success(), "copy the program");
         for path in [self.dir.path(), &self.program] {
             fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("chmod");
         }
@@ -220,6 +222,12 @@ pub(crate) struct Invocation {
 impl Invocation {
     pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// The same that answers for people.
+    pub(crate) fn in_text(mut self) -> Self {
+        self.args.retain(|arg| arg != "--json");
         self
     }
 

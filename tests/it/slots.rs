@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, os::unix::process::ExitStatusExt as _};
 use rustix::process::Signal;
 
 use crate::{
-    job_ledger::JobLedger,
+    job_lines::JobLedger,
     latch::{Latch, run, shell, signal},
     machine,
     sandbox::{Running, Sandbox, eventually, waiters},

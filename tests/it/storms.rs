@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::{
-    job_ledger::{self, JobLedger},
+    job_lines::{self, JobLedger},
     latch::{run, shell},
     machine,
     sandbox::{Invocation, Sandbox, eventually},
@@ -175,7 +175,7 @@ fn a_fence_grows_whatever_happens_to_the_files() {
     let sandbox = Sandbox::new();
     let mut fences = Fences { sandbox: &sandbox, note: sandbox.path("note"), last: 0 };
     let lock = sandbox.state_dir().join("jobs/j.lock");
-    let ledger = job_ledger::path(&sandbox, "j");
+    let ledger = job_lines::path(&sandbox, "j");
     fences.grow("the first");
     fences.grow("the second");
     let running = fences.show("sleep 0.05 >/dev/null 2>&1").start();

@@ -19,6 +19,7 @@
 
 mod cut;
 mod directory;
+mod follow;
 mod limit;
 mod reader;
 
@@ -30,6 +31,7 @@ use std::{
 };
 
 pub(crate) use directory::{LogFile, Logs};
+pub(crate) use follow::Follow;
 pub(crate) use reader::LogReader;
 
 use self::limit::Limit;

@@ -1,0 +1,226 @@
+//! `history`: what was run and what was not, and why.
+
+use std::{
+    io::{self, Write as _},
+    iter::Peekable,
+    sync::Arc,
+};
+
+use chrono::{DateTime, Utc};
+
+use super::{
+    state_path,
+    table::{Cell, Paint, Table},
+    text, written,
+};
+use crate::{
+    cli,
+    clock::{Clock as _, SystemClock},
+    dir::{Dir, StateDir},
+    error::{Error, Result},
+    exit::ExitCode,
+    job::{JobFiles, Look, Outcome, RunState, RunView, Runs},
+    name::Name,
+    output::{Output, report},
+};
+
+/// Prints the newest runs, the newest last.
+pub(super) fn history(output: &Output, global: &cli::Global, args: &cli::History) -> anyhow::Result<ExitCode> {
+    let state = StateDir::open_existing(&state_path(global)?, global.allow_network_fs)?;
+    let dir = state.as_ref().map(JobFiles::directory).transpose()?.flatten();
+    let jobs = match (&args.job, dir) {
+        (Some(job), Some(dir)) => vec![existing(dir, job)?],
+        (Some(job), None) => return Err(no_such_job(job, &[]).into()),
+        (None, Some(dir)) => JobFiles::all(&dir)?.into_iter().map(|(files, _)| files).collect(),
+        (None, None) => Vec::new(),
+    };
+    // A moment before the calendar began is before every run.
+    let since = args.since.and_then(|ago| chrono::TimeDelta::from_std(ago).ok());
+    let since = since.and_then(|ago| SystemClock.now().checked_sub_signed(ago));
+    let mut code = ExitCode::Success;
+    let runs = newest(&jobs, since, args.failed, args.most(), |e| {
+        code = report(output, &anyhow::Error::from(e), || None);
+    })?;
+    let mut to = io::BufWriter::new(io::stdout().lock());
+    if runs.is_empty() {
+        output.message(&nothing(args));
+    }
+    let printed = if output.json {
+        runs.iter().try_for_each(|run| output.result(&mut to, run, || ""))
+    } else if output.quiet || runs.is_empty() {
+        Ok(())
+    } else {
+        rows(&runs, args.job.is_none()).print(&mut to, output.in_color())
+    };
+    Ok(written(printed.and_then(|()| to.flush()), code)?)
+}
+
+/// The files of a job that has some.
+pub(super) fn existing(dir: Arc<Dir>, job: &Name) -> Result<JobFiles> {
+    let files = JobFiles::new(Arc::clone(&dir), job.clone());
+    if files.exist()? {
+        return Ok(files);
+    }
+    let others: Vec<_> = JobFiles::all(&dir)?.into_iter().map(|(files, _)| files.job).collect();
+    Err(no_such_job(job, &others))
+}
+
+/// The error, with the name that was meant, or may have been.
+pub(super) fn no_such_job(job: &Name, others: &[Name]) -> Error {
+    let likeness = |other: &&Name| strsim::jaro_winkler(job.as_str(), other.as_str());
+    let near = others.iter().filter(|other| likeness(other) > 0.8);
+    let why = match near.max_by(|a, b| likeness(a).total_cmp(&likeness(b))) {
+        Some(near) => format!("did you mean {near}?"),
+        None => "`triplock status` shows those that ran".to_owned(),
+    };
+    Error::NoSuchJob { job: job.clone(), why }
+}
+
+fn nothing(args: &cli::History) -> String {
+    let what = if args.failed { "nothing failed" } else { "nothing was run" };
+    args.job.as_ref().map_or_else(|| what.to_owned(), |job| format!("{job}: {what}"))
+}
+
+/// The newest runs of all these jobs by time, the oldest of them first. A job whose ledger cannot be read is reported,
+/// and the others shown.
+fn newest(
+    jobs: &[JobFiles],
+    since: Option<DateTime<Utc>>,
+    failed: bool,
+    most: usize,
+    mut broken: impl FnMut(Error),
+) -> Result<Vec<RunView>> {
+    let mut sources: Vec<(&JobFiles, Peekable<Runs>)> = Vec::new();
+    for files in jobs {
+        match Runs::of(files, since) {
+            Ok(runs) => sources.push((files, runs.peekable())),
+            Err(e) if jobs.len() == 1 => return Err(e),
+            Err(e) => broken(e),
+        }
+    }
+    let mut look = None;
+    let mut found = Vec::new();
+    while found.len() < most {
+        let mut best: Option<(usize, Option<DateTime<Utc>>)> = None;
+        for (at, (_, runs)) in sources.iter_mut().enumerate() {
+            let time = match runs.peek() {
+                Some(Ok(run)) => run.time(),
+                // Told at once.
+                Some(Err(_)) => Some(DateTime::<Utc>::MAX_UTC),
+                None => continue,
+            };
+            if best.is_none_or(|(_, best)| time > best) {
+                best = Some((at, time));
+            }
+        }
+        let Some((at, _)) = best else { break };
+        let (files, runs) = &mut sources[at];
+        let Some(run) = runs.next() else { continue };
+        let mut run = run?;
+        if run.state == RunState::Unknown {
+            run = settled(files, run, &mut look)?;
+        }
+        if !failed || run.outcome.is_some_and(Outcome::is_failure) {
+            found.push(run);
+        }
+    }
+    found.reverse();
+    Ok(found)
+}
+
+/// A run whose end its ledger did not show a moment ago, with what its lock says. `look`: made once for all of them,
+/// after the ledgers were opened.
+fn settled(files: &JobFiles, mut run: RunView, look: &mut Option<Look>) -> Result<RunView> {
+    if look.is_none() {
+        *look = Some(Look::now()?);
+    }
+    let totals = files.totals()?.unwrap_or_default();
+    let running = totals.running.iter().find(|running| running.run == run.run);
+    let goes_on = match (running, look) {
+        (Some(running), Some(look)) => look.runs(files, running)?,
+        _ => Some(false),
+    };
+    if goes_on == Some(false) {
+        // It may have ended since, and then its wrapper has said how.
+        for again in Runs::of(files, None)? {
+            let again = again?;
+            if again.run == run.run && again.state != RunState::Unknown {
+                return Ok(again);
+            }
+            if again.run <= run.run {
+                break;
+            }
+        }
+    }
+    run.settle(goes_on);
+    Ok(run)
+}
+
+fn rows(runs: &[RunView], of_all_jobs: bool) -> Table<11> {
+    let mut table = Table::new([
+        "JOB", "RUN:", "STARTED", "TOOK:", "OUTCOME", "EXIT:", "TRIES:", "CPU:", "MEMORY:", "WAITED:", "NOTE",
+    ]);
+    for run in runs {
+        let has_run = run.state != RunState::NotRun;
+        let figure = |text: String| if run.duration.is_some() { text.into() } else { Cell::default() };
+        table.push([
+            if of_all_jobs { run.job.as_str().into() } else { Cell::default() },
+            run.run.to_string().into(),
+            run.time().map_or_else(String::new, text::local).into(),
+            took(run).into(),
+            outcome(run),
+            match (run.exit, run.signal) {
+                (Some(code), _) => code.to_string().into(),
+                (None, Some(signal)) => crate::job::signal::name(signal).into(),
+                (None, None) => Cell::default(),
+            },
+            if has_run { run.attempts.len().max(1).to_string().into() } else { Cell::default() },
+            figure(text::span(run.user + run.system)),
+            figure(text::bytes(run.peak_memory)),
+            text::span(run.wait).into(),
+            note(run).into(),
+        ]);
+    }
+    table
+}
+
+fn took(run: &RunView) -> String {
+    match (run.duration, run.start) {
+        // Nobody was there to see it end.
+        _ if run.outcome == Some(Outcome::Lost) => String::new(),
+        (Some(duration), _) => text::span(duration),
+        (None, Some(start)) if run.state == RunState::Running => text::since(start, SystemClock.now()),
+        _ => String::new(),
+    }
+}
+
+fn outcome(run: &RunView) -> Cell {
+    match (run.state, run.outcome) {
+        (_, Some(outcome)) => self::painted(outcome),
+        (RunState::Running, None) => Cell::painted("running", Paint::Active),
+        (_, None) => Cell::painted("unknown", Paint::Notable),
+    }
+}
+
+/// An outcome in its colour.
+pub(super) fn painted(outcome: Outcome) -> Cell {
+    let paint = match outcome {
+        Outcome::Succeeded => Paint::Good,
+        outcome if outcome.is_failure() => Paint::Bad,
+        Outcome::NotDue => return outcome.word().into(),
+        _ => Paint::Notable,
+    };
+    Cell::painted(outcome.word(), paint)
+}
+
+fn note(run: &RunView) -> String {
+    match (&run.holder, &run.reason) {
+        (Some(holder), _) if run.outcome == Some(Outcome::Skipped) => {
+            let since = text::local(holder.since);
+            format!("held by pid {} since {since}: {}", holder.pid, holder.command)
+        }
+        (_, Some(reason)) => reason.clone(),
+        (_, None) if run.state == RunState::Running => format!("pid {}", run.pid),
+        (_, None) => String::new(),
+    }
+}

@@ -1,0 +1,91 @@
+//! `logs`: what a run printed.
+
+use std::{
+    io::{self, Write as _},
+    os::fd::AsFd as _,
+};
+
+use serde::Serialize;
+
+use super::{state_path, written};
+use crate::{
+    cli::{self, Global},
+    dir::StateDir,
+    error::{Error, Result},
+    exit::ExitCode,
+    job::{
+        JobFiles, RunId,
+        log::{Follow, LogFile, LogReader, Logs},
+    },
+    name::Name,
+    output::Output,
+};
+
+/// Prints a log, follows it, or lists those there are.
+pub(super) fn logs(output: &Output, global: &Global, args: &cli::Logs) -> Result<ExitCode> {
+    let cli::Logs { job, run, follow, list } = args;
+    let (files, logs) = find(global, job)?;
+    if *list {
+        return print_list(output, job, &logs.list()?);
+    }
+    let run = choose(job, &logs, run.map(RunId))?;
+    let mut to = io::stdout().lock();
+    let Some(mut reader) = LogReader::open(&logs, run)? else { return Err(without_log(job, Some(run), &logs.runs()?)) };
+    let printed = if *follow {
+        Follow::new(&files, &logs, run).copy(reader, &mut to, io::stdout().as_fd())?
+    } else {
+        reader.copy(&mut to)?
+    };
+    written(printed, ExitCode::Success)
+}
+
+fn find(global: &Global, job: &Name) -> Result<(JobFiles, Logs)> {
+    let none = || without_log(job, None, &[]);
+    let state = StateDir::open_existing(&state_path(global)?, global.allow_network_fs)?.ok_or_else(none)?;
+    let jobs = JobFiles::directory(&state)?.ok_or_else(none)?;
+    let logs = Logs::open(&jobs, job)?.ok_or_else(none)?;
+    Ok((JobFiles::new(jobs, job.clone()), logs))
+}
+
+fn choose(job: &Name, logs: &Logs, run: Option<RunId>) -> Result<RunId> {
+    let runs = logs.runs()?;
+    match run {
+        None => runs.last().copied().ok_or_else(|| without_log(job, None, &runs)),
+        Some(run) if runs.contains(&run) => Ok(run),
+        Some(run) => Err(without_log(job, Some(run), &runs)),
+    }
+}
+
+/// How many runs an error names.
+const NAMED: usize = 10;
+
+fn without_log(job: &Name, run: Option<RunId>, runs: &[RunId]) -> Error {
+    let why = if runs.is_empty() {
+        "there is none; `run --output capture` or `on-failure` keeps one (an empty one of a success is removed)"
+            .to_owned()
+    } else {
+        let newest: Vec<_> = runs.iter().rev().take(NAMED).map(ToString::to_string).collect();
+        let more = if runs.len() > NAMED { " and older ones" } else { "" };
+        format!("there are those of {}{more}", newest.join(", "))
+    };
+    Error::NoSuchLog { job: job.clone(), run, why }
+}
+
+/// A log as `logs --list --json` prints it.
+#[derive(Serialize)]
+struct Listed<'l> {
+    job: &'l Name,
+    #[serde(flatten)]
+    log: &'l LogFile,
+}
+
+fn print_list(output: &Output, job: &Name, logs: &[LogFile]) -> Result<ExitCode> {
+    let mut to = io::BufWriter::new(io::stdout().lock());
+    let printed = logs.iter().try_for_each(|log| output.result(&mut to, &Listed { job, log }, || sentence(log)));
+    written(printed.and_then(|()| to.flush()), ExitCode::Success)
+}
+
+fn sentence(log: &LogFile) -> String {
+    let LogFile { run, bytes, cut } = log;
+    if *cut == 0 { format!("run {run}: {bytes} bytes") } else { format!("run {run}: {bytes} bytes, {cut} cut") }
+}

@@ -1,0 +1,319 @@
+//! `status`: every job and trip, without taking a lock.
+
+use std::io::{self, Write as _};
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::{
+    history::{no_such_job, painted},
+    state_path, store_in,
+    table::{Cell, Paint, Table},
+    text, written,
+};
+use crate::{
+    cli,
+    clock::{Clock as _, SystemClock},
+    dir::{FileId, StateDir},
+    error::Error,
+    exit::ExitCode,
+    job::{Counts, JobFiles, Last, Look, Outcome, Presence, Request, RunId, Running, Slot, Totals, optional_time},
+    lock::Fence,
+    name::Name,
+    output::{Output, report},
+    process::locks::Keeper,
+    state::TripView,
+};
+
+/// A job as `status --json` prints it.
+#[derive(Debug, Serialize)]
+struct JobStatus {
+    kind: &'static str,
+    job: Name,
+    state: &'static str,
+    /// What has the locks.
+    holders: Vec<Holder>,
+    /// Runs that ended without a record.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lost: Vec<RunId>,
+    last: Option<Last>,
+    last_not_run: Option<Last>,
+    #[serde(serialize_with = "optional_time::serialize")]
+    last_success: Option<DateTime<Utc>>,
+    counts: Counts,
+    last_run: u64,
+    fence: u64,
+}
+
+/// What has one lock.
+#[derive(Debug, Serialize)]
+struct Holder {
+    state: &'static str,
+    slot: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run: Option<RunId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempt: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fence: Option<Fence>,
+    #[serde(serialize_with = "optional_time::serialize")]
+    since: Option<DateTime<Utc>>,
+    pid: Option<u32>,
+    command: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end_requested: Option<Request>,
+}
+
+/// A trip as `status --json` prints it.
+#[derive(Debug, Serialize)]
+struct TripStatus {
+    kind: &'static str,
+    state: &'static str,
+    pid: Option<u32>,
+    command: Option<String>,
+    #[serde(flatten)]
+    view: TripView,
+}
+
+/// Prints all, or the job and the trip of one name.
+pub(super) fn status(output: &Output, global: &cli::Global, name: Option<&Name>) -> anyhow::Result<ExitCode> {
+    let path = state_path(global)?;
+    let state = StateDir::open_existing(&path, global.allow_network_fs)?;
+    let mut code = ExitCode::Success;
+    let mut broken = |e: Error| code = report(output, &anyhow::Error::from(e), || None);
+    let Some(state) = state else {
+        return match name {
+            Some(name) => Err(no_such_job(name, &[]).into()),
+            None => {
+                output.message(&format!("no jobs and no trips in {}", path.display()));
+                Ok(code)
+            }
+        };
+    };
+    let trip_locks = state.subdirectory("trips")?;
+    let mut wanted = match JobFiles::directory(&state)? {
+        Some(dir) => JobFiles::all(&dir)?,
+        None => Vec::new(),
+    };
+    let known: Vec<_> = wanted.iter().map(|(files, _)| files.job.clone()).collect();
+    wanted.retain(|(files, _)| name.is_none_or(|name| files.job == *name));
+    let store = store_in(output, state);
+    let trips = match name {
+        None => store.list()?,
+        Some(name) => match store.show(name) {
+            Err(Error::NoSuchTrip(_)) => Vec::new(),
+            view => vec![view],
+        },
+    };
+    // What the locks are compared with is read before them.
+    let mut read = Vec::new();
+    for (files, slots) in wanted {
+        match files.totals() {
+            Ok(totals) => read.push((files, slots, totals.unwrap_or_default())),
+            Err(e) => broken(e),
+        }
+    }
+    let look = Look::now()?;
+    let mut jobs = Vec::new();
+    for (files, slots, totals) in read {
+        let (totals, slots) = look.slots(&files, totals, &slots)?;
+        jobs.push(JobStatus::new(files.job, totals, slots));
+    }
+    let mut shown = Vec::new();
+    for view in trips {
+        match view {
+            Ok(view) => {
+                let lock = match &trip_locks {
+                    Some(dir) => dir.stat(&format!("{}.lock", view.trip))?,
+                    None => None,
+                };
+                shown.push(TripStatus::new(view, lock.map(|stat| stat.id), &look)?);
+            }
+            Err(e) => broken(e),
+        }
+    }
+    if jobs.is_empty() && shown.is_empty() && code == ExitCode::Success {
+        match name {
+            Some(name) => return Err(no_such_job(name, &known).into()),
+            None => output.message(&format!("no jobs and no trips in {}", path.display())),
+        }
+    }
+    let mut to = io::BufWriter::new(io::stdout().lock());
+    let printed = print(output, &mut to, &jobs, &shown);
+    Ok(written(printed.and_then(|()| to.flush()), code)?)
+}
+
+fn print(output: &Output, to: &mut impl io::Write, jobs: &[JobStatus], trips: &[TripStatus]) -> io::Result<()> {
+    if output.json {
+        jobs.iter().try_for_each(|job| output.result(to, job, || ""))?;
+        return trips.iter().try_for_each(|trip| output.result(to, trip, || ""));
+    }
+    if output.quiet {
+        return Ok(());
+    }
+    if !jobs.is_empty() {
+        job_rows(jobs).print(to, output.in_color())?;
+    }
+    if !jobs.is_empty() && !trips.is_empty() {
+        writeln!(to)?;
+    }
+    if !trips.is_empty() {
+        trip_rows(trips).print(to, output.in_color())?;
+    }
+    Ok(())
+}
+
+impl JobStatus {
+    fn new(job: Name, totals: Totals, slots: Vec<Slot>) -> Self {
+        let mut lost = Vec::new();
+        let mut holders = Vec::new();
+        for Slot { number, presence, .. } in slots {
+            match presence {
+                Presence::Free => {}
+                Presence::Lost(run) => lost.push(run.run),
+                Presence::Running(run) => holders.push(Holder::of_run("running", &run, Some(run.pid))),
+                Presence::Unknown(run) => holders.push(Holder::of_run("unknown", &run, None)),
+                Presence::Orphaned(run, keepers) => {
+                    let keeper = keepers.first().map(|keeper| keeper.pid);
+                    holders.push(Holder::of_run("orphaned", &run, keeper));
+                }
+                Presence::Kept(keepers) => holders.push(Holder::of_leftover(number, &keepers)),
+            }
+        }
+        let state = ["running", "orphaned", "held", "unknown"];
+        let state = state.into_iter().find(|state| holders.iter().any(|holder| holder.state == *state));
+        Self {
+            kind: "job",
+            job,
+            state: state.unwrap_or("idle"),
+            holders,
+            lost,
+            last_success: totals.last_success(),
+            last: totals.last,
+            last_not_run: totals.last_not_run,
+            counts: totals.counts,
+            last_run: totals.last_run,
+            fence: totals.fence,
+        }
+    }
+
+    fn runs(&self) -> u64 {
+        Outcome::ALL.into_iter().filter(|outcome| outcome.has_run()).map(|outcome| self.counts.of(outcome)).sum()
+    }
+
+    fn failures(&self) -> u64 {
+        Outcome::ALL.into_iter().filter(|outcome| outcome.is_failure()).map(|outcome| self.counts.of(outcome)).sum()
+    }
+}
+
+impl Holder {
+    fn of_run(state: &'static str, run: &Running, pid: Option<u32>) -> Self {
+        Self {
+            state,
+            slot: run.slot,
+            run: Some(run.run),
+            attempt: Some(run.attempt),
+            fence: Some(run.fence),
+            since: Some(run.start),
+            pid: pid.or(Some(run.pid)),
+            command: pid.and_then(command),
+            end_requested: run.ending,
+        }
+    }
+
+    fn of_leftover(slot: u32, keepers: &[Keeper]) -> Self {
+        let pid = keepers.first().map(|keeper| keeper.pid);
+        Self {
+            state: "held",
+            slot,
+            run: None,
+            attempt: None,
+            fence: None,
+            since: pid.and_then(super::why::started),
+            pid,
+            command: pid.and_then(command),
+            end_requested: None,
+        }
+    }
+}
+
+impl TripStatus {
+    fn new(view: TripView, lock: Option<FileId>, look: &Look) -> crate::Result<Self> {
+        let keepers = lock.map(|lock| look.keepers(lock)).transpose()?.flatten();
+        let state = if keepers.is_some() { "locked" } else { "idle" };
+        let pid = keepers.and_then(|keepers| keepers.first().map(|keeper| keeper.pid));
+        Ok(Self { kind: "trip", state, pid, command: pid.and_then(command), view })
+    }
+}
+
+fn job_rows(jobs: &[JobStatus]) -> Table<10> {
+    let now = SystemClock.now();
+    let mut table =
+        Table::new(["JOB", "STATE", "SINCE", "PID:", "LAST", "ENDED", "RUNS:", "FAILED:", "SKIPPED:", "COMMAND"]);
+    for job in jobs {
+        let ago = |last: &Last| format!("{} ago", text::since(last.end, now));
+        let mut row: [Cell; 10] = [
+            job.job.as_str().into(),
+            "idle".into(),
+            Cell::default(),
+            Cell::default(),
+            job.last.as_ref().map(|last| painted(last.outcome)).unwrap_or_default(),
+            job.last.as_ref().map(ago).unwrap_or_default().into(),
+            job.runs().to_string().into(),
+            job.failures().to_string().into(),
+            job.counts.of(Outcome::Skipped).to_string().into(),
+            Cell::default(),
+        ];
+        if let Some(run) = job.lost.first() {
+            row[4] = Cell::painted("lost", Paint::Bad);
+            row[5] = format!("run {run}").into();
+        }
+        for holder in &job.holders {
+            row[1] = holder.shown();
+            row[2] = holder.since.map(text::local).unwrap_or_default().into();
+            row[3] = holder.pid.map(|pid| pid.to_string()).unwrap_or_default().into();
+            row[9] = holder.command.clone().unwrap_or_default().into();
+            table.push(std::mem::take(&mut row));
+        }
+        if job.holders.is_empty() {
+            table.push(row);
+        }
+    }
+    table
+}
+
+impl Holder {
+    fn shown(&self) -> Cell {
+        match (self.state, self.end_requested) {
+            ("running", None) => Cell::painted("running", Paint::Active),
+            ("running", Some(Request::Stop)) => Cell::painted("stopping", Paint::Notable),
+            ("running", Some(Request::Replace)) => Cell::painted("being replaced", Paint::Notable),
+            ("orphaned", _) => Cell::painted("held by a leftover, its wrapper is gone", Paint::Bad),
+            ("held", _) if self.pid.is_some() => Cell::painted("held by a leftover", Paint::Notable),
+            ("held", _) => Cell::painted("held by a process that this user may not look into", Paint::Notable),
+            _ => Cell::painted("unknown (started in another pid namespace)", Paint::Notable),
+        }
+    }
+}
+
+fn trip_rows(trips: &[TripStatus]) -> Table<7> {
+    let mut table = Table::new(["TRIP", "STATE", "PID:", "SEATS:", "LEFT:", "BOOKINGS:", "COMMAND"]);
+    for trip in trips {
+        let totals = &trip.view.totals;
+        table.push([
+            trip.view.trip.as_str().into(),
+            if trip.state == "locked" { Cell::painted("locked", Paint::Active) } else { "idle".into() },
+            trip.pid.map(|pid| pid.to_string()).unwrap_or_default().into(),
+            totals.seats.to_string().into(),
+            totals.seats_left.to_string().into(),
+            totals.bookings.to_string().into(),
+            trip.command.clone().unwrap_or_default().into(),
+        ]);
+    }
+    table
+}
+
+/// A process's command line, if it is there.
+pub(super) fn command(pid: u32) -> Option<String> {
+    crate::process::command_line(pid)
+}

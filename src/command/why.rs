@@ -1,0 +1,249 @@
+//! `status --why NAME`: from the wrapper to the process that really keeps the lock's descriptor.
+
+use std::{
+    fmt::Write as _,
+    io::{self, Write as _},
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::Serialize;
+
+use super::{history::no_such_job, state_path, status::command, table::Table, text, written};
+use crate::{
+    cli,
+    clock::{Clock as _, SystemClock},
+    dir::{Dir, FileId, StateDir},
+    error::Result,
+    exit::ExitCode,
+    job::{JobFiles, Look, Presence, RunId, Running, optional_time},
+    name::Name,
+    output::Output,
+    process::{
+        self, ProcessInfo,
+        locks::{self, Keeper},
+    },
+};
+
+/// One lock, and who is behind it.
+#[derive(Debug, Serialize)]
+struct Why {
+    /// `job`, `trip` or `lock`.
+    kind: &'static str,
+    name: Name,
+    /// The lock file; of a run of `flock --job`, the file that it locked has no name here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lock: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    slot: Option<u32>,
+    /// `free`, `held`, or `unknown` when the run is in another pid namespace.
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run: Option<RunId>,
+    #[serde(serialize_with = "optional_time::serialize")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<DateTime<Utc>>,
+    processes: Vec<Process>,
+}
+
+/// One process on the way to the lock.
+#[derive(Debug, Serialize)]
+struct Process {
+    pid: u32,
+    parent: Option<u32>,
+    /// `wrapper`, `command`, `descendant`, or `other`: not below the wrapper (any more).
+    role: &'static str,
+    command: Option<String>,
+    #[serde(serialize_with = "optional_time::serialize")]
+    since: Option<DateTime<Utc>>,
+    /// Whether it has the lock's descriptor; `null` when this user may not look.
+    keeps: Option<bool>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    descriptors: Vec<u32>,
+}
+
+/// Prints every lock of that name.
+pub(super) fn why(output: &Output, global: &cli::Global, name: &Name) -> anyhow::Result<ExitCode> {
+    let state = StateDir::open_existing(&state_path(global)?, global.allow_network_fs)?;
+    let Some(state) = state else { return Err(no_such_job(name, &[]).into()) };
+    let mut found = Vec::new();
+    let mut known = Vec::new();
+    if let Some(dir) = JobFiles::directory(&state)? {
+        known = JobFiles::all(&dir)?.into_iter().map(|(files, _)| files.job).collect();
+        if known.contains(name) {
+            of_job(&JobFiles::new(dir, name.clone()), &mut found)?;
+        }
+    }
+    for (kind, directory) in [("trip", "trips"), ("lock", "locks")] {
+        let Some(dir) = state.subdirectory(directory)? else { continue };
+        if let Some(lock) = of_lock(kind, &dir, name)? {
+            found.push(lock);
+        }
+    }
+    if found.is_empty() {
+        return Err(no_such_job(name, &known).into());
+    }
+    let mut to = io::BufWriter::new(io::stdout().lock());
+    let mut print = || {
+        for why in &found {
+            if output.json {
+                output.result(&mut to, why, || "")?;
+            } else if !output.quiet {
+                why.print(&mut to, output.in_color())?;
+            }
+        }
+        to.flush()
+    };
+    let printed = print();
+    Ok(written(printed, ExitCode::Success)?)
+}
+
+fn of_job(files: &JobFiles, found: &mut Vec<Why>) -> Result<()> {
+    let (slots, totals) = (files.slots()?, files.totals()?.unwrap_or_default());
+    let look = Look::now()?;
+    let (_, slots) = look.slots(files, totals, &slots)?;
+    let several = slots.len() > 1;
+    for slot in slots {
+        let (state, run, keepers) = match slot.presence {
+            Presence::Free | Presence::Lost(_) => ("free", None, Vec::new()),
+            Presence::Unknown(run) => ("unknown", Some(run), Vec::new()),
+            Presence::Running(run) => {
+                let keepers = slot.file.map(|file| look.keepers(file)).transpose()?.flatten();
+                ("held", Some(run), keepers.unwrap_or_default())
+            }
+            Presence::Orphaned(run, keepers) => ("held", Some(run), keepers),
+            Presence::Kept(keepers) => ("held", None, keepers),
+        };
+        let own_file = run.as_ref().is_none_or(|run| run.file.is_none());
+        let path = files.dir.path_of(&files.lock(slot.number));
+        found.push(Why {
+            kind: "job",
+            name: files.job.clone(),
+            lock: own_file.then(|| path.to_string_lossy().into_owned()),
+            slot: several.then_some(slot.number),
+            state,
+            run: run.as_ref().map(|run| run.run),
+            since: run.as_ref().map(|run| run.start),
+            processes: if state == "held" { chain(run.as_ref(), slot.file, &keepers) } else { Vec::new() },
+        });
+    }
+    Ok(())
+}
+
+fn of_lock(kind: &'static str, dir: &Dir, name: &Name) -> Result<Option<Why>> {
+    let file = format!("{name}.lock");
+    let Some(stat) = dir.stat(&file)? else { return Ok(None) };
+    let keepers = Look::now()?.keepers(stat.id)?;
+    Ok(Some(Why {
+        kind,
+        name: name.clone(),
+        lock: Some(dir.path_of(&file).to_string_lossy().into_owned()),
+        slot: None,
+        state: if keepers.is_some() { "held" } else { "free" },
+        run: None,
+        since: None,
+        processes: keepers.map(|keepers| chain(None, Some(stat.id), &keepers)).unwrap_or_default(),
+    }))
+}
+
+/// The wrapper, its children, whoever stands between it and a keeper, and the keepers, in the order of the tree.
+fn chain(run: Option<&Running>, file: Option<FileId>, keepers: &[Keeper]) -> Vec<Process> {
+    let keeps = |pid: u32| keepers.iter().any(|keeper| keeper.pid == pid);
+    let wrapper = run.map(|run| run.pid).filter(|pid| {
+        // The number may mean a stranger by now: the wrapper has the lock.
+        let asked = file.map_or(Ok(false), |file| locks::keeps(*pid, file));
+        asked.unwrap_or_else(|e| e.kind() == io::ErrorKind::PermissionDenied)
+    });
+    let below = wrapper.and_then(|pid| process::descendants(pid).ok()).unwrap_or_default();
+    let mut shown: Vec<(u32, &'static str)> = wrapper.map(|pid| (pid, "wrapper")).into_iter().collect();
+    for info in &below {
+        let is_child = Some(info.parent) == wrapper;
+        if is_child
+            || keeps(info.pid)
+            || below.iter().any(|other| keeps(other.pid) && is_below(other.pid, info.pid, &below))
+        {
+            shown.push((info.pid, if is_child { "command" } else { "descendant" }));
+        }
+    }
+    for keeper in keepers {
+        if !shown.iter().any(|(pid, _)| *pid == keeper.pid) {
+            shown.push((keeper.pid, "other"));
+        }
+    }
+    shown.into_iter().map(|(pid, role)| Process::new(pid, role, file, keepers)).collect()
+}
+
+fn is_below(mut pid: u32, above: u32, all: &[ProcessInfo]) -> bool {
+    while let Some(info) = all.iter().find(|info| info.pid == pid) {
+        if info.parent == above {
+            return true;
+        }
+        pid = info.parent;
+    }
+    false
+}
+
+impl Process {
+    fn new(pid: u32, role: &'static str, file: Option<FileId>, keepers: &[Keeper]) -> Self {
+        let descriptors: Vec<_> = keepers.iter().filter(|keeper| keeper.pid == pid).map(|keeper| keeper.fd).collect();
+        let keeps = match file {
+            _ if !descriptors.is_empty() => Some(true),
+            Some(file) => locks::keeps(pid, file).ok(),
+            None => None,
+        };
+        let parent = process::info(pid).map(|info| info.parent);
+        Self { pid, parent, role, command: command(pid), since: started(pid), keeps, descriptors }
+    }
+}
+
+impl Why {
+    fn print(&self, to: &mut impl io::Write, in_color: bool) -> io::Result<()> {
+        let mut head = format!("{} {}", self.kind, self.name);
+        if let Some(slot) = self.slot {
+            let _ = write!(head, ", slot {slot}");
+        }
+        head.push_str(match self.state {
+            "free" => ": nobody holds the lock",
+            "unknown" => ": started in another pid namespace, whose processes cannot be told from here",
+            _ if self.processes.is_empty() => {
+                ": held by a process that this user may not look into; ask as root or as its user"
+            }
+            _ => ": held",
+        });
+        if let Some(run) = self.run {
+            let _ = write!(head, ", run {run}");
+        }
+        if let Some(since) = self.since {
+            let _ = write!(head, " since {}", text::local(since));
+        }
+        writeln!(to, "{head}")?;
+        if self.processes.is_empty() {
+            return Ok(());
+        }
+        let mut table = Table::new(["", "PID:", "ROLE", "SINCE", "LOCK", "COMMAND"]);
+        for process in &self.processes {
+            let descriptors: Vec<_> = process.descriptors.iter().map(|fd| format!("fd {fd}")).collect();
+            table.push([
+                " ".into(),
+                process.pid.to_string().into(),
+                process.role.into(),
+                process.since.map(text::local).unwrap_or_default().into(),
+                match process.keeps {
+                    Some(true) => descriptors.join(", ").into(),
+                    Some(false) => "not kept".into(),
+                    None => "may not look".into(),
+                },
+                process.command.clone().unwrap_or_default().into(),
+            ]);
+        }
+        table.print(to, in_color)
+    }
+}
+
+/// When a process started.
+pub(super) fn started(pid: u32) -> Option<DateTime<Utc>> {
+    let ticks = process::info(pid)?.start_ticks;
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    // The kernel shows times to programs in hundredths of a second, whatever its own tick.
+    let age = now.tv_sec.checked_mul(1000)? + now.tv_nsec / 1_000_000 - i64::try_from(ticks).ok()?.checked_mul(10)?;
+    SystemClock.now().checked_sub_signed(TimeDelta::try_milliseconds(age.max(0))?)
+}

@@ -1,0 +1,315 @@
+//! The runs that a ledger's lines tell of, the newest first.
+//!
+//! A run's first line (its first start, or that it was not run) gives it its number, so first lines stand in the order
+//! of the numbers. Read backwards, a run is whole when its first line is met, and the lines of runs whose first line is
+//! still to come (several slots run at once) wait. The newest 20 runs cost what 20 runs cost.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::{Backwards, Ended, Entry, Event, JobFiles, Outcome, Request, RunId, Started, Totals};
+use crate::{
+    error::Result,
+    lock::{Fence, Holder},
+    name::Name,
+};
+
+/// How far a run has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum RunState {
+    /// It runs: its lock says so.
+    Running,
+    /// It is over.
+    Ended,
+    /// It never began.
+    NotRun,
+    /// It started, and only its lock knows whether it is over.
+    Unknown,
+}
+
+/// A run or a non-run, as `history --json` prints it. Durations are in seconds, memory in bytes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct RunView {
+    pub(crate) job: Name,
+    pub(crate) run: RunId,
+    pub(crate) state: RunState,
+    /// What came of it, once it is over.
+    pub(crate) outcome: Option<Outcome>,
+    /// When the first attempt started.
+    #[serde(serialize_with = "optional_time::serialize")]
+    pub(crate) start: Option<DateTime<Utc>>,
+    /// When the last one ended; of a non-run, when it was recorded.
+    #[serde(serialize_with = "optional_time::serialize")]
+    pub(crate) end: Option<DateTime<Utc>>,
+    /// From start to end, pauses between attempts included.
+    pub(crate) duration: Option<f64>,
+    /// How long the lock was waited for.
+    pub(crate) wait: f64,
+    pub(crate) exit: Option<u8>,
+    pub(crate) signal: Option<i32>,
+    /// Of all attempts.
+    pub(crate) user: f64,
+    pub(crate) system: f64,
+    /// Of the largest attempt.
+    pub(crate) peak_memory: u64,
+    pub(crate) fence: Option<Fence>,
+    pub(crate) slot: Option<u32>,
+    pub(crate) host: String,
+    /// The triplock process.
+    pub(crate) pid: u32,
+    pub(crate) command: Option<String>,
+    pub(crate) reason: Option<String>,
+    /// Of a non-run: who held the lock, and since when.
+    pub(crate) holder: Option<Holder>,
+    /// Somebody asked for its end.
+    pub(crate) end_requested: Option<Request>,
+    pub(crate) attempts: Vec<Attempt>,
+}
+
+/// One attempt of a run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Attempt {
+    attempt: u32,
+    outcome: Option<Outcome>,
+    #[serde(with = "crate::clock::as_rfc3339")]
+    start: DateTime<Utc>,
+    #[serde(serialize_with = "optional_time::serialize")]
+    end: Option<DateTime<Utc>>,
+    duration: Option<f64>,
+    exit: Option<u8>,
+    signal: Option<i32>,
+    user: f64,
+    system: f64,
+    peak_memory: u64,
+    reason: Option<String>,
+}
+
+impl RunView {
+    /// What is known before any line was read.
+    fn new(job: Name, run: RunId) -> Self {
+        Self {
+            job,
+            run,
+            state: RunState::Unknown,
+            outcome: None,
+            start: None,
+            end: None,
+            duration: None,
+            wait: 0.0,
+            exit: None,
+            signal: None,
+            user: 0.0,
+            system: 0.0,
+            peak_memory: 0,
+            fence: None,
+            slot: None,
+            host: String::new(),
+            pid: 0,
+            command: None,
+            reason: None,
+            holder: None,
+            end_requested: None,
+            attempts: Vec::new(),
+        }
+    }
+
+    /// When it started, or was not run: what histories are ordered by.
+    pub(crate) fn time(&self) -> Option<DateTime<Utc>> {
+        self.start.or(self.end)
+    }
+
+    /// What the lock says of a run whose end is not in the ledger.
+    pub(crate) fn settle(&mut self, runs: Option<bool>) {
+        if self.state != RunState::Unknown {
+            return;
+        }
+        match runs {
+            Some(true) => self.state = RunState::Running,
+            Some(false) => {
+                self.state = RunState::Ended;
+                self.outcome = Some(self.end_requested.map_or(Outcome::Lost, Request::outcome));
+                self.reason.get_or_insert_with(|| "its end was never recorded".to_owned());
+            }
+            None => {}
+        }
+    }
+
+    /// Takes the next of the run's lines, the oldest first.
+    fn take(&mut self, entry: Entry) {
+        match entry.event {
+            Event::Started(started) => {
+                self.start.get_or_insert(entry.time);
+                (self.host, self.pid) = (entry.host, entry.pid);
+                self.begin(entry.time, started);
+            }
+            Event::Ended(ended) => {
+                if self.host.is_empty() {
+                    (self.host, self.pid) = (entry.host, entry.pid);
+                }
+                self.finish(entry.time, ended);
+            }
+            Event::NotRun(not_run) => {
+                (self.host, self.pid) = (entry.host, entry.pid);
+                self.state = RunState::NotRun;
+                self.outcome = Some(not_run.outcome);
+                self.end = Some(entry.time);
+                self.wait = not_run.wait;
+                self.command = Some(not_run.command);
+                self.reason = Some(not_run.reason);
+                self.holder = not_run.holder;
+            }
+            Event::EndRequested(asked) => self.end_requested = Some(asked.request),
+        }
+    }
+
+    fn begin(&mut self, time: DateTime<Utc>, started: Started) {
+        let Started { attempt, fence, slot, wait, command, .. } = started;
+        (self.fence, self.slot, self.wait, self.command) = (Some(fence), Some(slot), wait, Some(command));
+        self.attempts.push(Attempt::new(attempt, time));
+    }
+
+    fn finish(&mut self, time: DateTime<Utc>, ended: Ended) {
+        let several = ended.attempt > 1;
+        if !ended.again {
+            self.state = RunState::Ended;
+            self.outcome = Some(ended.outcome);
+            self.end = Some(time);
+            self.fence = Some(ended.fence);
+            self.wait = ended.wait;
+            (self.exit, self.signal) = (ended.exit, ended.signal);
+            self.reason.clone_from(&ended.reason);
+            // The ledger may begin amid the run.
+            let start = *self.start.get_or_insert(ended.start);
+            let elapsed = (time - start).to_std().unwrap_or_default().as_secs_f64();
+            self.duration = Some(if several { elapsed } else { ended.duration });
+        }
+        self.user += ended.user;
+        self.system += ended.system;
+        self.peak_memory = self.peak_memory.max(ended.peak_memory);
+        let at = self.attempts.iter().position(|attempt| attempt.attempt == ended.attempt).unwrap_or_else(|| {
+            self.attempts.push(Attempt::new(ended.attempt, ended.start));
+            self.attempts.len() - 1
+        });
+        self.attempts[at].finish(time, ended);
+    }
+}
+
+impl Attempt {
+    fn new(attempt: u32, start: DateTime<Utc>) -> Self {
+        Self {
+            attempt,
+            outcome: None,
+            start,
+            end: None,
+            duration: None,
+            exit: None,
+            signal: None,
+            user: 0.0,
+            system: 0.0,
+            peak_memory: 0,
+            reason: None,
+        }
+    }
+
+    fn finish(&mut self, time: DateTime<Utc>, ended: Ended) {
+        let Ended { outcome, start, duration, exit, signal, user, system, peak_memory, reason, .. } = ended;
+        (self.outcome, self.start, self.end, self.duration) = (Some(outcome), start, Some(time), Some(duration));
+        (self.exit, self.signal, self.reason) = (exit, signal, reason);
+        (self.user, self.system, self.peak_memory) = (user, system, peak_memory);
+    }
+}
+
+/// The runs of one job, the newest first.
+#[derive(Debug)]
+pub(crate) struct Runs {
+    job: Name,
+    entries: Backwards,
+    /// Lines of runs whose first line is still to come, the newest first.
+    waiting: BTreeMap<u64, Vec<Entry>>,
+    since: Option<DateTime<Utc>>,
+    at_end: bool,
+}
+
+impl Runs {
+    /// `since`: only those that were not over then, or that were asked for later.
+    pub(crate) fn of(files: &JobFiles, since: Option<DateTime<Utc>>) -> Result<Self> {
+        let entries = files.entries_backwards()?;
+        let still = entries.totals().running.iter().map(|running| (running.run.0, Vec::new()));
+        let waiting = if since.is_some() { still.collect() } else { BTreeMap::new() };
+        Ok(Self { job: files.job.clone(), entries, waiting, since, at_end: false })
+    }
+
+    /// The sums after the newest of these runs' lines.
+    pub(crate) fn totals(&self) -> &Totals {
+        self.entries.totals()
+    }
+
+    fn whole(&self, run: u64, lines: Vec<Entry>) -> RunView {
+        let mut whole = RunView::new(self.job.clone(), RunId(run));
+        lines.into_iter().rev().for_each(|entry| whole.take(entry));
+        whole
+    }
+}
+
+impl Iterator for Runs {
+    type Item = Result<RunView>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.at_end {
+            let entry = match self.entries.next() {
+                Some(Ok(entry)) => entry,
+                Some(Err(e)) => return Some(Err(e)),
+                None => break,
+            };
+            let (run, is_first) = place_of(&entry.event);
+            if self.since.is_some_and(|since| entry.time < since) && !self.waiting.contains_key(&run) {
+                if self.waiting.is_empty() {
+                    break;
+                }
+                continue;
+            }
+            let lines = self.waiting.entry(run).or_default();
+            lines.push(entry);
+            if is_first {
+                let lines = self.waiting.remove(&run).unwrap_or_default();
+                return Some(Ok(self.whole(run, lines)));
+            }
+        }
+        self.at_end = true;
+        // Of these the ledger has lost the beginning.
+        while let Some((run, lines)) = self.waiting.pop_last() {
+            if lines.iter().any(|entry| !matches!(entry.event, Event::EndRequested(_))) {
+                return Some(Ok(self.whole(run, lines)));
+            }
+        }
+        None
+    }
+}
+
+/// Which run a line is about, and whether it is that run's first.
+fn place_of(event: &Event) -> (u64, bool) {
+    match event {
+        Event::Started(started) => (started.run.0, started.attempt <= 1),
+        Event::Ended(ended) => (ended.run.0, false),
+        Event::NotRun(not_run) => (not_run.run.0, true),
+        Event::EndRequested(asked) => (asked.run.0, false),
+    }
+}
+
+/// For `#[serde(with = …)]`: a time that may be missing.
+pub(crate) mod optional_time {
+    use chrono::{DateTime, Utc};
+    use serde::Serializer;
+
+    // serde's signature.
+    #[allow(clippy::ref_option)]
+    pub(crate) fn serialize<S: Serializer>(time: &Option<DateTime<Utc>>, to: S) -> Result<S::Ok, S::Error> {
+        match time {
+            Some(time) => to.serialize_some(&crate::clock::rfc3339(*time)),
+            None => to.serialize_none(),
+        }
+    }
+}
