@@ -21,7 +21,6 @@ use super::{
 };
 use crate::{
     dir::StateDir,
-    error::Result,
     exit::ExitCode,
     held::Held,
     lock::Fence,

@@ -125,8 +125,12 @@ impl Sandbox {
     pub(crate) fn is_locked(&self, file: &str) -> bool {
         let path = self.jobs(file);
         let inode = format!(":{} ", fs::metadata(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).ino());
-        let locks = fs::read_to_string("/proc/locks").expect("read /proc/locks");
-        locks.lines().any(|line| line.contains("FLOCK") && !line.contains("->") && line.contains(&inode))
+        let look = || {
+            let locks = fs::read_to_string("/proc/locks").expect("read /proc/locks");
+            locks.lines().any(|line| line.contains("FLOCK") && !line.contains("->") && line.contains(&inode))
+        };
+        // One look may miss it: the kernel lists locks page by page, while others come and go.
+        (0..5).any(|_| look())
     }
 
     /// Waits until that many sleep in flock(2) for that file in `jobs/`.
