@@ -21,7 +21,6 @@ use super::{
 };
 use crate::{
     dir::StateDir,
-    error::Result,
     exit::ExitCode,
     held::Held,
     lock::Fence,
@@ -92,7 +91,7 @@ impl Course<'_> {
         warnings.extend(recorded.err().map(|e| format!("the end of run {} is not recorded: {e}", self.run)));
         if let Some(log) = log {
             let show = self.options.output == OutputMode::OnFailure && outcome != Outcome::Succeeded;
-            warnings.extend(finish(log, show, outcome, self.options.keep_runs).err().map(|e| e.to_string()));
+            warnings.extend(finish(log, show, outcome, self.options.keep_runs));
         }
         Done { why: verdict.why, warnings, ..Done::of(outcome, verdict.code) }
     }
@@ -278,13 +277,17 @@ impl Course<'_> {
     }
 }
 
-/// Prints the log if it is to be seen, and tidies up the logs.
-fn finish(mut log: Log, show: bool, outcome: Outcome, keep: u32) -> Result<()> {
-    if show {
-        // That nobody reads it is no reason to fail.
-        let _ = log.print(&mut std::io::stdout().lock())?;
-    }
-    log.finish(keep, outcome == Outcome::Succeeded)
+/// Prints the log if it is to be seen, and tidies up the logs. Gives what went wrong.
+fn finish(mut log: Log, show: bool, outcome: Outcome, keep: u32) -> impl Iterator<Item = String> {
+    let shown = if show { log.print(&mut std::io::stdout().lock()) } else { Ok(Ok(())) };
+    let shown = match shown {
+        // A reader that went away wants no more of it.
+        Ok(Err(e)) if e.kind() != std::io::ErrorKind::BrokenPipe => Some(format!("its output was not printed: {e}")),
+        Ok(_) => None,
+        Err(e) => Some(e.to_string()),
+    };
+    let tidied = log.finish(keep, outcome == Outcome::Succeeded);
+    shown.into_iter().chain(tidied.err().map(|e| e.to_string()))
 }
 
 impl Verdict {
