@@ -43,6 +43,7 @@ pub mod clock;
 pub mod command;
 mod config;
 mod dir;
+mod doctor;
 mod duration;
 mod error;
 pub mod exit;

@@ -43,7 +43,7 @@ impl fmt::Display for Problem {
 }
 
 /// Where in the text something stands.
-pub(crate) type Spot = Range<usize>;
+type Spot = Range<usize>;
 
 /// A file while it is read: its text, and what was found wrong so far.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ impl<'t> Document<'t> {
 
     /// The line of a byte, from 1.
     pub(crate) fn line(&self, byte: usize) -> usize {
-        1 + self.text.as_bytes().iter().take(byte).filter(|byte| **byte == b'\n').count()
+        1 + memchr::memchr_iter(b'\n', self.text.as_bytes().get(..byte).unwrap_or_default()).count()
     }
 
     /// A key that means nothing here; `inside` says where, for people.

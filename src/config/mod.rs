@@ -12,7 +12,7 @@ mod value;
 
 use std::path::{Path, PathBuf};
 
-pub(crate) use document::{Document, Problem, Spot};
+pub(crate) use document::{Document, Problem};
 pub(crate) use file::{Opened, open, read_file, read_in};
 pub(crate) use global::{check as check_global, state_dir};
 pub(crate) use suggestion::nearest;

@@ -22,6 +22,7 @@ pub(crate) mod settings;
 pub(crate) mod signal;
 mod stop;
 mod supervise;
+mod verify;
 
 #[allow(unused_imports)]
 pub(crate) use backwards::Backwards;

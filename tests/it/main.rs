@@ -1,10 +1,12 @@
 //! One binary for all integration tests: it links once and shares one harness ([`sandbox`]).
 
+mod bad_input;
 mod compatibility;
 mod damage;
 mod documents;
 mod fairness;
 mod history;
+mod job_files;
 mod job_ledger;
 mod job_lines;
 mod job_power_cut;

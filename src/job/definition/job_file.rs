@@ -9,7 +9,7 @@ use toml::{
 
 use super::Definition;
 use crate::{
-    config::{Document, Integer, Problem, Value, array, boolean, parsed, text, word},
+    config::{Document, Integer, Problem, Value, array, boolean, nearest, parsed, text, word},
     duration,
     job::{
         settings::{self, Settings},
@@ -32,6 +32,8 @@ pub(super) struct JobFile {
 impl JobFile {
     pub(super) fn understand(path: &Path, source: &str) -> Self {
         let (mut document, top) = Document::parse(path, source);
+        // What seems to be missing may stand where the parser lost its way.
+        let is_toml = !document.has_problems();
         let mut file = Self::default();
         for (key, value) in top.get_ref() {
             if key.get_ref() != "jobs" {
@@ -39,7 +41,7 @@ impl JobFile {
             } else if let Some(jobs) = document.table("jobs", value) {
                 for (name, job) in jobs {
                     file.names.push(name.get_ref().clone().into_owned());
-                    file.definitions.extend(definition(&mut document, path, name, job));
+                    file.definitions.extend(definition(&mut document, path, is_toml, name, job));
                 }
             }
         }
@@ -86,9 +88,14 @@ const SETTINGS: [&str; 20] = [
     "log_limit",
 ];
 
+fn known() -> impl Iterator<Item = &'static str> {
+    OWN_KEYS.into_iter().chain(SETTINGS)
+}
+
 fn definition<'t>(
     document: &mut Document<'t>,
     path: &Path,
+    is_toml: bool,
     key: &Spanned<DeString<'t>>,
     value: &Value<'t>,
 ) -> Option<Definition> {
@@ -111,8 +118,7 @@ fn definition<'t>(
             name => match set(&mut settings, name, value.get_ref()) {
                 Some(understood) => understood,
                 None => {
-                    let known: Vec<_> = OWN_KEYS.iter().chain(&SETTINGS).copied().collect();
-                    document.unknown(key, &inside, &known);
+                    document.unknown(key, &inside, &known().collect::<Vec<_>>());
                     whole = false;
                     continue;
                 }
@@ -127,7 +133,9 @@ fn definition<'t>(
         document.problem(key.span(), format!("{inside}{contradiction}"));
         whole = false;
     }
-    if command.is_none() && !table.contains_key("command") {
+    // (`comand` has had its line.)
+    let misspelt = || table.keys().any(|key| nearest(key.get_ref(), known()) == Some("command"));
+    if command.is_none() && is_toml && !misspelt() {
         document.problem(key.span(), format!("{inside}there is no command; add command = [\"program\", \"argument\"]"));
     }
     let line = document.line(key.span().start);

@@ -46,7 +46,7 @@ pub(crate) struct Resolved {
 /// Every definition, and everything that is wrong.
 #[derive(Debug, Default)]
 pub(crate) struct All {
-    /// Those of files without a mistake, in the order in which they were found.
+    /// Those without a mistake, in the order in which they were found.
     pub(crate) definitions: Vec<Definition>,
     pub(crate) problems: Vec<Problem>,
     /// How many files were read.
@@ -127,14 +127,15 @@ impl Sources {
                 Err(problem) => return all.problems.push(problem),
             };
             all.files += 1;
-            let file = JobFile::understand(path, &text);
-            all.problems.extend(file.problems);
+            let mut file = JobFile::understand(path, &text);
             for definition in file.definitions {
                 match all.definitions.iter().find(|first| first.name == definition.name) {
-                    Some(first) => all.problems.push(twice(first, &definition)),
+                    Some(first) => file.problems.push(twice(first, &definition)),
                     None => all.definitions.push(definition),
                 }
             }
+            file.problems.sort_by_key(|problem| problem.line);
+            all.problems.extend(file.problems);
         });
         all
     }

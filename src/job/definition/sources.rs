@@ -52,7 +52,7 @@ impl Sources {
             },
             Self::Directories(paths) => paths.iter().for_each(|path| match config::open(path) {
                 Ok(Opened::File(_)) => {
-                    each(path, Err(Problem::of_file(path, "is a file, and a directory belongs there")))
+                    each(path, Err(Problem::of_file(path, "is a file, and a directory belongs there")));
                 }
                 opened => visit(path, opened, &mut each),
             }),
