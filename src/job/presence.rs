@@ -117,7 +117,10 @@ impl Look {
         if locks::keeps(running().pid, file).unwrap_or_else(|_| took_it()) {
             return Ok(Presence::Running(running()));
         }
-        Ok(match self.keepers(file)? {
+        // The kernel's list is read in pieces, between which it changes: on a busy machine it may lack a lock that is
+        // held all the time. A run is called lost only when nobody has the descriptor either.
+        let keepers = locks::keepers(file).map_err(|e| Error::io("list", "/proc", e))?.keepers;
+        Ok(match Some(keepers).filter(|keepers| self.table.is_locked(file) || !keepers.is_empty()) {
             None => Presence::Lost(running()),
             Some(unseen) if unseen.is_empty() && took_it() => Presence::Running(running()),
             Some(keepers) => Presence::Orphaned(running(), keepers),

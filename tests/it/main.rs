@@ -13,7 +13,6 @@ mod gate;
 mod history;
 mod job;
 mod job_files;
-mod job_ledger;
 mod job_lines;
 mod job_output;
 mod job_power_cut;
