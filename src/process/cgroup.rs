@@ -14,28 +14,37 @@
 
 use std::{
     ffi::OsString,
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, Read as _, Seek as _},
     os::{
-        fd::{AsFd as _, BorrowedFd},
-        unix::ffi::{OsStrExt as _, OsStringExt as _},
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        unix::{
+            ffi::{OsStrExt as _, OsStringExt as _},
+            fs::MetadataExt as _,
+        },
     },
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::{
+    event::{PollFd, PollFlags},
+    fs::{Access, AtFlags, Mode, OFlags},
+};
 
 use super::{table::info, wait_for};
 
 /// How the groups are called: this, a name, and the pid of who made it.
 const PREFIX: &str = "triplock-";
 
+/// The type of the unified hierarchy's file system.
+const CGROUP2_MAGIC: i128 = 0x6367_7270;
+
 /// A control group of our own. Dropping it removes it, unless somebody is left in it.
 #[derive(Debug)]
 pub(crate) struct Cgroup {
     path: PathBuf,
-    procs: File,
+    directory: OwnedFd,
 }
 
 impl Cgroup {
@@ -59,11 +68,12 @@ impl Cgroup {
             made => made?,
         }
         let usable = || {
-            fs::metadata(path.join("cgroup.kill"))?;
-            OpenOptions::new().write(true).open(path.join("cgroup.procs"))
+            let directory = rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+            rustix::fs::accessat(&directory, "cgroup.kill", Access::EXISTS, AtFlags::empty())?;
+            Ok(directory)
         };
         match usable() {
-            Ok(procs) => Ok(Self { path, procs }),
+            Ok(directory) => Ok(Self { path, directory }),
             Err(e) => {
                 fs::remove_dir(&path)?;
                 Err(e)
@@ -71,9 +81,9 @@ impl Cgroup {
         }
     }
 
-    /// Where a new process writes itself in: for [`super::Spawn`].
+    /// Its directory: for [`super::Spawn`].
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.procs.as_fd()
+        self.directory.as_fd()
     }
 
     /// Its directory.
@@ -116,6 +126,10 @@ impl Drop for Cgroup {
 
 /// Removes a group and those that the job made below it, as far as they are empty.
 fn remove_tree(path: &Path) {
+    // Nearly every one: nothing is below it.
+    if fs::remove_dir(path).is_ok() {
+        return;
+    }
     for entry in fs::read_dir(path).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_tree(&entry.path());
@@ -127,6 +141,10 @@ fn remove_tree(path: &Path) {
 
 /// Removes the empty groups of wrappers that are no more.
 fn remove_litter(parent: &Path) {
+    // A directory of this file system has a link from each one below it, besides its own two.
+    if fs::metadata(parent).is_ok_and(|parent| parent.nlink() == 2) {
+        return;
+    }
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let maker = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.rsplit_once('-')?.1.parse().ok());
@@ -138,25 +156,48 @@ fn remove_litter(parent: &Path) {
 
 /// Whether it is ours to arrange. (Whether the kernel lets us is found out by trying.)
 fn may_write(group: &Path) -> bool {
-    let is_delegated = ["user.delegate", "trusted.delegate"].iter().any(|attribute| {
+    let is_delegated = |attribute: &str| {
         let mut value = [0; 8];
-        rustix::fs::getxattr(group, *attribute, &mut value).is_ok_and(|size| value.get(..size) == Some(b"1"))
-    });
-    is_delegated || !Path::new("/run/systemd/system").exists()
+        rustix::fs::getxattr(group, attribute, &mut value).is_ok_and(|size| value.get(..size) == Some(b"1"))
+    };
+    !Path::new("/run/systemd/system").exists() || ["user.delegate", "trusted.delegate"].into_iter().any(is_delegated)
 }
 
 /// The directory of the group that we are in, in the unified hierarchy.
 fn own_directory() -> Option<PathBuf> {
     let own = fs::read("/proc/self/cgroup").ok()?;
-    let mounts = fs::read("/proc/self/mountinfo").ok()?;
-    directory(&own, &mounts)
+    if let Some(root) = usual_root() {
+        return Some(root.join(below_root(&own)?.strip_prefix("/").ok()?));
+    }
+    directory(&own, &fs::read("/proc/self/mountinfo").ok()?)
+}
+
+/// The number of the first cgroup namespace, the same on every kernel.
+const FIRST_NAMESPACE: u64 = 0xEFFF_FFFB;
+
+/// Where the hierarchy is by convention (the second: beside the older ones), if the whole of it is there and paths are
+/// counted from its root. Else only mountinfo knows, whose every line costs the kernel a microsecond.
+fn usual_root() -> Option<&'static Path> {
+    let is_whole = |path: &&Path| {
+        let is_hierarchy = rustix::fs::statfs(*path).is_ok_and(|fs| i128::from(fs.f_type) == CGROUP2_MAGIC);
+        // The root's number; a mount of a part has the part's.
+        is_hierarchy && fs::metadata(path).is_ok_and(|root| root.ino() == 1)
+    };
+    let root = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new).into_iter().find(is_whole)?;
+    let namespace = fs::metadata("/proc/self/ns/cgroup").ok()?;
+    (namespace.ino() == FIRST_NAMESPACE).then_some(root)
+}
+
+/// The path of our group as `/proc/self/cgroup` says it.
+fn below_root(own: &[u8]) -> Option<&Path> {
+    let own = own.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"0::"))?;
+    Some(Path::new(std::ffi::OsStr::from_bytes(own)))
 }
 
 /// Finds it from `/proc/self/cgroup` and `/proc/self/mountinfo`: the path is counted from the hierarchy's root, and a mount
 /// may show a part of the hierarchy only.
 fn directory(own: &[u8], mounts: &[u8]) -> Option<PathBuf> {
-    let own = own.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"0::"))?;
-    let own = Path::new(std::ffi::OsStr::from_bytes(own));
+    let own = below_root(own)?;
     mounts.split(|byte| *byte == b'\n').find_map(|line| {
         let mut fields = line.split(|byte| *byte == b' ');
         let (root, mount_point) = (fields.nth(3)?, fields.next()?);
@@ -204,5 +245,17 @@ mod tests {
         assert_eq!(found("0::/docker/2\n", part), None);
         assert_eq!(found("8:pids:/x\n", hybrid), None, "no unified hierarchy");
         assert_eq!(found("0::/\n", ""), None);
+    }
+
+    #[test]
+    fn the_usual_place_is_what_mountinfo_says() {
+        let Some(root) = usual_root() else {
+            eprintln!("SKIPPED: the hierarchy is not where it usually is, or a part of it");
+            return;
+        };
+        let mounts = fs::read("/proc/self/mountinfo").unwrap();
+        assert!(directory(b"0::/a/b\n", &mounts).unwrap() == root.join("a/b"));
+        assert_eq!(own_directory(), directory(&fs::read("/proc/self/cgroup").unwrap(), &mounts));
+        assert!(own_directory().unwrap().join("cgroup.procs").exists());
     }
 }

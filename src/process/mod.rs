@@ -12,6 +12,7 @@
 mod alone;
 mod cgroup;
 mod child;
+mod clone3;
 pub(crate) mod command;
 mod handle;
 pub(crate) mod locks;

@@ -12,6 +12,9 @@
 //! - its errno comes back through the shared memory, so that "not found" is known without a pipe.
 //!
 //! `CLONE_PIDFD` gives the descriptor that means this process and no later one of its number.
+//!
+//! Into a control group it is born where the kernel can do that ([`super::clone3`]), and moves itself before the program
+//! otherwise.
 #![allow(unsafe_code)]
 
 use std::{
@@ -27,10 +30,11 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use rustix::process::Pid;
+use rustix::{fs::OFlags, process::Pid};
 
 use super::{
     child::{Child, wait4},
+    clone3,
     program::{Program, Strings},
     signals::{Mask, keep_ended_children, remove_handler, set_default},
 };
@@ -51,7 +55,7 @@ pub(crate) struct Spawn<'a> {
     pub(crate) inherit: &'a [BorrowedFd<'a>],
     /// Whether it leads a process group of its own.
     pub(crate) own_group: bool,
-    /// The `cgroup.procs` of the control group to run it in. When the kernel will not have it there it runs in ours, and
+    /// The directory of the control group to run it in. When the kernel will not have it there it runs in ours, and
     /// [`Child::in_cgroup`] says so.
     pub(crate) cgroup: Option<BorrowedFd<'a>>,
     /// The signals that it shall hold back; those that this thread holds back when there is none.
@@ -105,7 +109,8 @@ struct Plan<'a> {
     standard: [Option<c_int>; 3],
     inherit: &'a [BorrowedFd<'a>],
     own_group: bool,
-    cgroup: Option<c_int>,
+    /// The `cgroup.procs` of the group to move to.
+    procs: Option<c_int>,
     mask: &'a Mask,
     handled: [c_int; 4],
     // What the new process says.
@@ -134,20 +139,23 @@ impl Spawn<'_> {
         let candidates: Vec<*const c_char> = self.program.candidates.pointers().collect();
         keep_ended_children();
         let before = Mask::all().apply(libc::SIG_SETMASK).map_err(failed)?;
-        let plan = Plan {
+        let mut plan = Plan {
             argv: &argv,
             envp: envp.as_ptr(),
             candidates: &candidates,
             standard: sources,
             inherit: self.inherit,
             own_group: self.own_group,
-            cgroup: self.cgroup.map(|fd| fd.as_raw_fd()),
+            procs: None,
             mask: self.mask.unwrap_or(&before),
             handled: handled_signals(),
             failure: Cell::new(None),
             in_cgroup: Cell::new(false),
         };
-        let cloned = clone(&plan);
+        let cloned = match self.cgroup {
+            None => clone(&plan),
+            Some(cgroup) => clone_into(cgroup, &mut plan),
+        };
         before.apply(libc::SIG_SETMASK).map_err(failed)?;
         let (pid, pidfd) = cloned.map_err(failed)?;
         if let Some((stage, errno)) = plan.failure.get() {
@@ -242,12 +250,38 @@ fn clone(plan: &Plan<'_>) -> io::Result<(Pid, OwnedFd)> {
     // CLONE_PIDFD writes.
     let pid = unsafe {
         let top = STACK.0.get().cast::<u8>().add(STACK_SIZE).cast::<c_void>();
-        let plan = ptr::from_ref(plan).cast_mut().cast::<c_void>();
-        libc::clone(become_program, top, flags, plan, &raw mut pidfd)
+        libc::clone(cloned, top, flags, address(plan), &raw mut pidfd)
     };
     if pid < 0 {
         return Err(io::Error::last_os_error());
     }
+    started(pid, pidfd)
+}
+
+/// Starts it as a member of that control group.
+fn clone_into(cgroup: BorrowedFd<'_>, plan: &mut Plan<'_>) -> io::Result<(Pid, OwnedFd)> {
+    let born = {
+        let _held = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the stack is that long, its end aligned to a page, and ours while the lock is held; the rest as in `clone`.
+        unsafe { clone3::into_cgroup(cgroup, (STACK.0.get().cast(), STACK_SIZE), become_program, address(plan)) }
+    };
+    if let Ok((pid, pidfd)) = born {
+        plan.in_cgroup.set(true);
+        return started(pid, pidfd);
+    }
+    // Whatever it was: if it had nothing to do with the group or the call, the older call says it again.
+    let writable = OFlags::WRONLY | OFlags::CLOEXEC;
+    let procs = rustix::fs::openat(cgroup, "cgroup.procs", writable, rustix::fs::Mode::empty()).ok();
+    plan.procs = procs.as_ref().map(std::os::fd::AsRawFd::as_raw_fd);
+    clone(plan)
+}
+
+/// As the argument of the new process.
+fn address(plan: &Plan<'_>) -> *mut c_void {
+    ptr::from_ref(plan).cast_mut().cast()
+}
+
+fn started(pid: libc::pid_t, pidfd: c_int) -> io::Result<(Pid, OwnedFd)> {
     let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::from(io::ErrorKind::Other))?;
     if pidfd < 0 {
         // A kernel that does not know the flag has ignored it.
@@ -259,9 +293,13 @@ fn clone(plan: &Plan<'_>) -> io::Result<(Pid, OwnedFd)> {
     Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))
 }
 
+extern "C" fn cloned(plan: *mut c_void) -> c_int {
+    become_program(plan)
+}
+
 /// The new process. It allocates nothing, takes no lock, and never returns.
-extern "C" fn become_program(plan: *mut c_void) -> c_int {
-    // SAFETY: `clone` passed a plan that lives on while this runs.
+extern "C" fn become_program(plan: *mut c_void) -> ! {
+    // SAFETY: `clone` or `clone_into` passed a plan that lives on while this runs.
     let plan = unsafe { &*plan.cast::<Plan<'_>>() };
     let failure = match set_up(plan) {
         Ok(()) => (Stage::Execute, execute(plan)),
@@ -283,7 +321,7 @@ fn set_up(plan: &Plan<'_>) -> Result<(), c_int> {
     if plan.own_group && unsafe { libc::setpgid(0, 0) } != 0 {
         return Err(errno());
     }
-    if let Some(procs) = plan.cgroup {
+    if let Some(procs) = plan.procs {
         // SAFETY: as above, and one byte of a constant. A 0 means the process that writes it.
         plan.in_cgroup.set(unsafe { libc::write(procs, b"0".as_ptr().cast(), 1) } == 1);
     }

@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::*;
 use crate::process::{
-    Signals, Status,
+    Cgroup, Signals, Status,
     alone::{alone_after, eventually},
     wait_for,
 };
@@ -291,4 +291,61 @@ fn usage_is_measured() {
     let usage = child.wait().unwrap().usage;
     assert!(usage.user + usage.system > std::time::Duration::from_millis(5), "{usage:?}");
     assert!(usage.peak_memory > 256 * 1024, "{usage:?}");
+}
+
+/// The group of a process that a child starts and is the parent of, and whether the child is said to be in the one asked for.
+fn group_of_a_child(cgroup: BorrowedFd<'_>) -> (String, bool) {
+    let script = Script::new("cat /proc/self/cgroup");
+    let child = Spawn { cgroup: Some(cgroup), ..script.spawn() }.start().unwrap();
+    let in_cgroup = child.in_cgroup;
+    let (output, status) = script.output_of(&child);
+    assert_eq!(status, Status::Exited(0));
+    (output.lines().find(|line| line.starts_with("0::")).unwrap_or_default().to_owned(), in_cgroup)
+}
+
+/// As a container's filter does: from now on, clone3(2) fails in this thread and what it starts.
+fn forbid_clone3() {
+    let number = u32::try_from(libc::SYS_clone3).unwrap();
+    let step = |code: u32, on_false, operand| libc::sock_filter {
+        code: code.try_into().unwrap(),
+        jt: 0,
+        jf: on_false,
+        k: operand,
+    };
+    let mut steps = [
+        // The call's number is what comes first.
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, number),
+        step(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs()),
+        step(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: 4, filter: steps.as_mut_ptr() };
+    // SAFETY: a valid program, which the kernel copies; then a call that is too short to start anything.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program), 0);
+        assert_eq!(libc::syscall(libc::SYS_clone3, ptr::null::<u8>(), 0), -1);
+    }
+    assert_eq!(errno(), libc::EPERM);
+}
+
+#[test]
+fn it_runs_in_the_control_group_on_every_kernel() {
+    alone_after("", "process::spawn::tests::it_runs_in_the_control_group_on_every_kernel", || {
+        let dir = tempfile::tempdir().unwrap();
+        let no_group = File::open(dir.path()).unwrap();
+        let ours = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let ours = ours.lines().find(|line| line.starts_with("0::")).unwrap_or_default();
+        assert_eq!(group_of_a_child(no_group.as_fd()), (ours.to_owned(), false), "where there is no group");
+        let Some(cgroup) = Cgroup::try_make("test") else {
+            eprintln!("SKIPPED: no control group is to be had here (none delegated, or not writable)");
+            return;
+        };
+        let name = cgroup.path().file_name().unwrap().to_str().unwrap();
+        let expected = format!("{}/{name}", ours.trim_end_matches('/'));
+        assert_eq!(group_of_a_child(cgroup.as_fd()), (expected.clone(), true));
+        forbid_clone3();
+        assert_eq!(group_of_a_child(cgroup.as_fd()), (expected, true), "it moves there by itself");
+        assert_eq!(group_of_a_child(no_group.as_fd()), (ours.to_owned(), false));
+    });
 }
