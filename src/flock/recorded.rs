@@ -29,7 +29,7 @@ use crate::{
     error::{Error, Result},
     job::{
         Appended, Ended, Event, JobFiles, JobLedger, NotRun, Options, Outcome, Place, RunId, Running, Started, Totals,
-        remains,
+        remains, seconds,
     },
     lock::{Fence, Holder, Identity, holder_in, shortened},
     process::command::{self, How},
@@ -99,7 +99,7 @@ impl Ledger {
                 outcome: Outcome::Skipped,
                 reason: format!("{} is locked", self.path),
                 holder: self.holder(totals),
-                wait: waited.as_secs_f64(),
+                wait: seconds(waited),
                 command: self.command.clone(),
             })]
         };
@@ -121,7 +121,7 @@ impl Ledger {
                 attempt: 1,
                 fence: Fence(totals.fence + 1),
                 slot: slots.find(|slot| !taken(slot)).unwrap_or(u32::MAX),
-                wait: waited.as_secs_f64(),
+                wait: seconds(waited),
                 command: self.command.clone(),
                 boot: self.place.boot.clone(),
                 pid_namespace: self.place.pid_namespace,
@@ -205,7 +205,7 @@ impl Recorded {
             Err(command::NotRun::NoProcess(e)) => Some(format!("no process could be made: {e}")),
             Err(command::NotRun::NotWaited(e)) => Some(format!("nobody knows how it ended: {e}")),
         };
-        let seconds = |of: fn(&command::Ended) -> Duration| ended.as_ref().map_or(0.0, |ended| of(ended).as_secs_f64());
+        let used = |of: fn(&command::Ended) -> Duration| ended.as_ref().map_or(0.0, |ended| seconds(of(ended)));
         let event = Event::Ended(Ended {
             run: self.run,
             attempt: 1,
@@ -214,12 +214,12 @@ impl Recorded {
             exit,
             signal,
             start: self.start,
-            duration: duration.as_secs_f64(),
-            user: seconds(|ended| ended.user),
-            system: seconds(|ended| ended.system),
+            duration: seconds(duration),
+            user: used(|ended| ended.user),
+            system: used(|ended| ended.system),
             peak_memory: ended.as_ref().map_or(0, |ended| ended.peak_memory),
             fence: self.fence,
-            wait: self.waited.as_secs_f64(),
+            wait: seconds(self.waited),
             reason,
         });
         let appended = self.ledger.append(|_| vec![event])?;

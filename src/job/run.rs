@@ -19,7 +19,7 @@ use super::{
     files::JobFiles,
     holding::By,
     ledger::JobLedger,
-    model::{Ended, Event, NotRun, Outcome, RunId, Started, Totals},
+    model::{Ended, Event, NotRun, Outcome, RunId, Started, Totals, seconds},
     options::Options,
     place::Place,
     remains::remains,
@@ -193,7 +193,7 @@ impl Run<'_> {
                     outcome,
                     reason: reason.clone(),
                     holder: holder.clone(),
-                    wait: waited.as_secs_f64(),
+                    wait: seconds(waited),
                     command: self.command_line(),
                 })]
             })
@@ -221,7 +221,7 @@ impl Run<'_> {
                     outcome: Outcome::NotDue,
                     reason: reason.clone(),
                     holder: None,
-                    wait: locks.waited.as_secs_f64(),
+                    wait: seconds(locks.waited),
                     command: self.command_line(),
                 }));
                 started = Err(reason);
@@ -234,7 +234,7 @@ impl Run<'_> {
                 attempt: 1,
                 fence,
                 slot: locks.slot,
-                wait: locks.waited.as_secs_f64(),
+                wait: seconds(locks.waited),
                 command: self.command_line(),
                 boot: boot.clone(),
                 pid_namespace,
