@@ -96,6 +96,22 @@ pub(crate) enum Color {
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
 pub(crate) enum Command {
+    /// Run a command that must not overlap with itself, and record how it went.
+    Run(Run),
+    /// End the running command of a job.
+    Stop(Stop),
+    /// Every job and trip: idle or running, since when and by whom; takes no lock.
+    Status(Status),
+    /// What was run and what was not, and why; the newest last.
+    History(History),
+    /// Print what a run of a job printed.
+    Logs(Logs),
+    /// Update a file by a command that reads the old content and prints the new one.
+    Update(Update),
+    /// flock(1), with its options: take the lock of a file, run a command, let it go.
+    Flock(Flock),
+    /// Look for what is wrong with configuration, job files and state; change nothing.
+    Doctor(Doctor),
     /// Make, list, show, resize and remove trips.
     #[command(subcommand)]
     Trip(Trip),
@@ -103,24 +119,8 @@ pub(crate) enum Command {
     Book(Book),
     /// Cancel a student's booking; its seats are free again.
     Cancel(Cancel),
-    /// What was run and what was not, and why; the newest last.
-    History(History),
-    /// Every job and trip: idle or running, since when and by whom; takes no lock.
-    Status(Status),
-    /// flock(1), with its options: take the lock of a file, run a command, let it go.
-    Flock(Flock),
-    /// Run a command that must not overlap with itself, and record how it went.
-    Run(Run),
-    /// End the running command of a job.
-    Stop(Stop),
-    /// Look for what is wrong with configuration, job files and state; change nothing.
-    Doctor(Doctor),
     /// Show the race for the last seat, and each lock that ends it.
     Race(Race),
-    /// Update a file by a command that reads the old content and prints the new one.
-    Update(Update),
-    /// Print what a run of a job printed.
-    Logs(Logs),
     /// One student of a race, as a process of its own.
     #[command(hide = true)]
     RaceStudent(RaceStudent),

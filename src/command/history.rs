@@ -2,7 +2,6 @@
 
 use std::{
     io::{self, Write as _},
-    iter::Peekable,
     sync::Arc,
 };
 
@@ -29,7 +28,7 @@ pub(super) fn history(output: &Output, global: &cli::Global, args: &cli::History
     let state = StateDir::open_existing(&state_path(global)?, global.allow_network_fs)?;
     let dir = state.as_ref().map(JobFiles::directory).transpose()?.flatten();
     let jobs = match (&args.job, dir) {
-        (Some(job), Some(dir)) => vec![existing(dir, job)?],
+        (Some(job), Some(dir)) => vec![existing(&dir, job)?],
         (Some(job), None) => return Err(no_such_job(job, &[]).into()),
         (None, Some(dir)) => JobFiles::all(&dir)?.into_iter().map(|(files, _)| files).collect(),
         (None, None) => Vec::new(),
@@ -38,9 +37,12 @@ pub(super) fn history(output: &Output, global: &cli::Global, args: &cli::History
     let since = args.since.and_then(|ago| chrono::TimeDelta::from_std(ago).ok());
     let since = since.and_then(|ago| SystemClock.now().checked_sub_signed(ago));
     let mut code = ExitCode::Success;
-    let runs = newest(&jobs, since, args.failed, args.most(), |e| {
+    let (runs, bad_lines) = newest(&jobs, since, args.failed, args.most(), |e| {
         code = report(output, &anyhow::Error::from(e), || None);
     })?;
+    if bad_lines > 0 {
+        output.message(&format!("passed over {bad_lines} damaged lines, as a crash or a power cut leaves them"));
+    }
     let mut to = io::BufWriter::new(io::stdout().lock());
     if runs.is_empty() {
         output.message(&nothing(args));
@@ -56,12 +58,12 @@ pub(super) fn history(output: &Output, global: &cli::Global, args: &cli::History
 }
 
 /// The files of a job that has some.
-pub(super) fn existing(dir: Arc<Dir>, job: &Name) -> Result<JobFiles> {
-    let files = JobFiles::new(Arc::clone(&dir), job.clone());
+pub(super) fn existing(dir: &Arc<Dir>, job: &Name) -> Result<JobFiles> {
+    let files = JobFiles::new(Arc::clone(dir), job.clone());
     if files.exist()? {
         return Ok(files);
     }
-    let others: Vec<_> = JobFiles::all(&dir)?.into_iter().map(|(files, _)| files.job).collect();
+    let others: Vec<_> = JobFiles::all(dir)?.into_iter().map(|(files, _)| files.job).collect();
     Err(no_such_job(job, &others))
 }
 
@@ -81,19 +83,26 @@ fn nothing(args: &cli::History) -> String {
     args.job.as_ref().map_or_else(|| what.to_owned(), |job| format!("{job}: {what}"))
 }
 
+/// The runs of one job, and the next of them.
+struct Source<'f> {
+    files: &'f JobFiles,
+    next: Option<Result<RunView>>,
+    runs: Runs,
+}
+
 /// The newest runs of all these jobs by time, the oldest of them first. A job whose ledger cannot be read is reported,
-/// and the others shown.
+/// and the others shown. Also how many damaged lines were passed over.
 fn newest(
     jobs: &[JobFiles],
     since: Option<DateTime<Utc>>,
     failed: bool,
     most: usize,
     mut broken: impl FnMut(Error),
-) -> Result<Vec<RunView>> {
-    let mut sources: Vec<(&JobFiles, Peekable<Runs>)> = Vec::new();
+) -> Result<(Vec<RunView>, u64)> {
+    let mut sources = Vec::new();
     for files in jobs {
         match Runs::of(files, since) {
-            Ok(runs) => sources.push((files, runs.peekable())),
+            Ok(mut runs) => sources.push(Source { files, next: runs.next(), runs }),
             Err(e) if jobs.len() == 1 => return Err(e),
             Err(e) => broken(e),
         }
@@ -102,8 +111,8 @@ fn newest(
     let mut found = Vec::new();
     while found.len() < most {
         let mut best: Option<(usize, Option<DateTime<Utc>>)> = None;
-        for (at, (_, runs)) in sources.iter_mut().enumerate() {
-            let time = match runs.peek() {
+        for (at, source) in sources.iter().enumerate() {
+            let time = match &source.next {
                 Some(Ok(run)) => run.time(),
                 // Told at once.
                 Some(Err(_)) => Some(DateTime::<Utc>::MAX_UTC),
@@ -114,18 +123,18 @@ fn newest(
             }
         }
         let Some((at, _)) = best else { break };
-        let (files, runs) = &mut sources[at];
-        let Some(run) = runs.next() else { continue };
+        let source = &mut sources[at];
+        let Some(run) = std::mem::replace(&mut source.next, source.runs.next()) else { continue };
         let mut run = run?;
         if run.state == RunState::Unknown {
-            run = settled(files, run, &mut look)?;
+            run = settled(source.files, run, &mut look)?;
         }
         if !failed || run.outcome.is_some_and(Outcome::is_failure) {
             found.push(run);
         }
     }
     found.reverse();
-    Ok(found)
+    Ok((found, sources.iter().map(|source| source.runs.bad_lines()).sum()))
 }
 
 /// A run whose end its ledger did not show a moment ago, with what its lock says. `look`: made once for all of them,

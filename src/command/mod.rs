@@ -42,6 +42,15 @@ pub fn main() -> u8 {
     };
     let output = Output::new(&global);
     let done = match command {
+        Command::Run(args) => return run::run(&output, &global, &args),
+        Command::Stop(args) => run::stop(&output, &global, &args),
+        Command::Status(cli::Status { name: Some(name), why: true }) => why::why(&output, &global, &name),
+        Command::Status(args) => status::status(&output, &global, args.name.as_ref()),
+        Command::History(args) => history::history(&output, &global, &args),
+        Command::Logs(args) => logs::logs(&output, &global, &args).map_err(Into::into),
+        Command::Update(args) => return update::update(&output, &global, args),
+        Command::Flock(cli::Flock { words }) => return flock::after_options(global, words),
+        Command::Doctor(args) => doctor::doctor(&output, &global, &args),
         Command::Trip(cli::Trip::List) => trip::list(&output, &global),
         Command::Trip(cli::Trip::Show { trip, bookings }) => trip::show(&output, &global, &trip, bookings),
         Command::Trip(cli::Trip::Add { trip, seats, request }) => {
@@ -62,16 +71,7 @@ pub fn main() -> u8 {
         Command::Cancel(cli::Cancel { trip, student, request }) => {
             trip::change(&output, &global, &trip, Change::Cancel { student }, request)
         }
-        Command::History(args) => history::history(&output, &global, &args),
-        Command::Status(cli::Status { name: Some(name), why: true }) => why::why(&output, &global, &name),
-        Command::Status(args) => status::status(&output, &global, args.name.as_ref()),
-        Command::Update(args) => return update::update(&output, &global, args),
-        Command::Logs(args) => logs::logs(&output, &global, &args).map_err(Into::into),
-        Command::Run(args) => return run::run(&output, &global, &args),
-        Command::Stop(args) => run::stop(&output, &global, &args),
-        Command::Doctor(args) => doctor::doctor(&output, &global, &args),
         Command::Race(args) => race::race(&output, &args),
-        Command::Flock(cli::Flock { words }) => return flock::after_options(global, words),
         Command::RaceStudent(args) => race::student(&args),
     };
     done.unwrap_or_else(|error| output::report(&output, &error, || state_path(&global).ok())).code()

@@ -62,6 +62,9 @@ struct Holder {
     command: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     end_requested: Option<Request>,
+    /// It is older than the end of the last run: that one left it behind.
+    #[serde(skip)]
+    is_leftover: bool,
 }
 
 /// A trip as `status --json` prints it.
@@ -123,11 +126,11 @@ pub(super) fn status(output: &Output, global: &cli::Global, name: Option<&Name>)
     for view in trips {
         match view {
             Ok(view) => {
-                let lock = match &trip_locks {
+                let file = match &trip_locks {
                     Some(dir) => dir.stat(&format!("{}.lock", view.trip))?,
                     None => None,
                 };
-                shown.push(TripStatus::new(view, lock.map(|stat| stat.id), &look)?);
+                shown.push(TripStatus::new(view, file.map(|stat| stat.id), &look)?);
             }
             Err(e) => broken(e),
         }
@@ -177,7 +180,7 @@ impl JobStatus {
                     let keeper = keepers.first().map(|keeper| keeper.pid);
                     holders.push(Holder::of_run("orphaned", &run, keeper));
                 }
-                Presence::Kept(keepers) => holders.push(Holder::of_leftover(number, &keepers)),
+                Presence::Kept(keepers) => holders.push(Holder::without_run(number, &keepers, totals.last.as_ref())),
             }
         }
         let state = ["running", "orphaned", "held", "unknown"];
@@ -218,28 +221,31 @@ impl Holder {
             pid: pid.or(Some(run.pid)),
             command: pid.and_then(command),
             end_requested: run.ending,
+            is_leftover: false,
         }
     }
 
-    fn of_leftover(slot: u32, keepers: &[Keeper]) -> Self {
+    fn without_run(slot: u32, keepers: &[Keeper], last: Option<&Last>) -> Self {
         let pid = keepers.first().map(|keeper| keeper.pid);
+        let since = pid.and_then(super::why::started);
         Self {
             state: "held",
             slot,
             run: None,
             attempt: None,
             fence: None,
-            since: pid.and_then(super::why::started),
+            since,
             pid,
             command: pid.and_then(command),
             end_requested: None,
+            is_leftover: since.zip(last).is_some_and(|(since, last)| since < last.end),
         }
     }
 }
 
 impl TripStatus {
-    fn new(view: TripView, lock: Option<FileId>, look: &Look) -> crate::Result<Self> {
-        let keepers = lock.map(|lock| look.keepers(lock)).transpose()?.flatten();
+    fn new(view: TripView, file: Option<FileId>, look: &Look) -> crate::Result<Self> {
+        let keepers = file.map(|file| look.keepers(file)).transpose()?.flatten();
         let state = if keepers.is_some() { "locked" } else { "idle" };
         let pid = keepers.and_then(|keepers| keepers.first().map(|keeper| keeper.pid));
         Ok(Self { kind: "trip", state, pid, command: pid.and_then(command), view })
@@ -289,7 +295,8 @@ impl Holder {
             ("running", Some(Request::Stop)) => Cell::painted("stopping", Paint::Notable),
             ("running", Some(Request::Replace)) => Cell::painted("being replaced", Paint::Notable),
             ("orphaned", _) => Cell::painted("held by a leftover, its wrapper is gone", Paint::Bad),
-            ("held", _) if self.pid.is_some() => Cell::painted("held by a leftover", Paint::Notable),
+            ("held", _) if self.is_leftover => Cell::painted("held by a leftover", Paint::Notable),
+            ("held", _) if self.pid.is_some() => Cell::painted("held, and no run is recorded", Paint::Notable),
             ("held", _) => Cell::painted("held by a process that this user may not look into", Paint::Notable),
             _ => Cell::painted("unknown (started in another pid namespace)", Paint::Notable),
         }

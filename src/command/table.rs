@@ -84,15 +84,15 @@ impl<const N: usize> Table<N> {
                 let Cell { text, color } = &row[*column];
                 let pad = width - width_of(text);
                 let (before, after) = if self.head[*column].ends_with(':') { (pad, 0) } else { (0, pad) };
-                if !text.is_empty() {
+                if text.is_empty() {
+                    gap += before;
+                } else {
                     line.extend(std::iter::repeat_n(' ', gap + before));
                     gap = 0;
                     match color.filter(|_| in_color) {
                         Some(color) => line.extend([color.code(), text, "\x1b[0m"]),
                         None => line.push_str(text),
                     }
-                } else {
-                    gap += before;
                 }
                 gap += after + 2;
             }

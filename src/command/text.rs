@@ -28,7 +28,10 @@ pub(super) fn span(seconds: f64) -> String {
 
 /// How long ago that was, or how long it has lasted.
 pub(super) fn since(time: DateTime<Utc>, now: DateTime<Utc>) -> String {
-    span((now - time).to_std().unwrap_or_default().as_secs_f64().floor())
+    let seconds = (now - time).num_seconds().max(0);
+    // A clock that is set back makes it a span of nothing; no span of ours has more seconds than a float tells apart.
+    #[allow(clippy::cast_precision_loss)]
+    if seconds < 60 { format!("{seconds}s") } else { span(seconds as f64) }
 }
 
 /// Bytes: `640 KiB`, `12.5 MiB`.

@@ -97,7 +97,9 @@ impl StateDir {
         match Self::open_existing(path, allow_network_fs)? {
             Some(state) => Ok(state),
             None => {
-                make_with_parents(path).map_err(|e| Error::cannot_create(path, e))?;
+                // Absolute, so that every part of it has a parent.
+                let made = std::path::absolute(path).and_then(|path| make_with_parents(&path));
+                made.map_err(|e| Error::cannot_create(path, e))?;
                 Self::open_existing(path, allow_network_fs)?
                     .ok_or_else(|| Error::cannot_create(path, io::ErrorKind::NotFound))
             }

@@ -30,7 +30,7 @@ use crate::{
     error::{Error, Result},
     job::{
         Appended, Ended, Event, JobFiles, JobLedger, NotRun, Options, Outcome, Place, RunId, Running, Started, Totals,
-        remains,
+        remains, seconds,
     },
     lock::{Fence, Holder, Identity, holder_in, shortened},
     process::{self, SpawnError, Status},
@@ -100,7 +100,7 @@ impl Ledger {
                 outcome: Outcome::Skipped,
                 reason: format!("{} is locked", self.path),
                 holder: self.holder(totals),
-                wait: waited.as_secs_f64(),
+                wait: seconds(waited),
                 command: self.command.clone(),
             })]
         };
@@ -122,7 +122,7 @@ impl Ledger {
                 attempt: 1,
                 fence: Fence(totals.fence + 1),
                 slot: slots.find(|slot| !taken(slot)).unwrap_or(u32::MAX),
-                wait: waited.as_secs_f64(),
+                wait: seconds(waited),
                 command: self.command.clone(),
                 boot: self.place.boot.clone(),
                 pid_namespace: self.place.pid_namespace,
@@ -217,12 +217,12 @@ impl Recorded {
             exit,
             signal,
             start: self.start,
-            duration: duration.as_secs_f64(),
-            user: usage.user.as_secs_f64(),
-            system: usage.system.as_secs_f64(),
+            duration: seconds(duration),
+            user: seconds(usage.user),
+            system: seconds(usage.system),
             peak_memory: usage.peak_memory,
             fence: self.fence,
-            wait: self.waited.as_secs_f64(),
+            wait: seconds(self.waited),
             reason,
         });
         let appended = self.ledger.append(|_| vec![event])?;

@@ -13,7 +13,7 @@ use super::{
     files::JobFiles,
     ledger::{Appended, JobLedger},
     log::Log,
-    model::{Ended, Event, Outcome, RunId, Started},
+    model::{Ended, Event, Outcome, RunId, Started, seconds},
     options::{Hold, Options, OutputMode},
     place::Place,
     run::Done,
@@ -21,7 +21,6 @@ use super::{
 };
 use crate::{
     dir::StateDir,
-    error::Result,
     exit::ExitCode,
     held::Held,
     lock::Fence,
@@ -92,7 +91,7 @@ impl Course<'_> {
         warnings.extend(recorded.err().map(|e| format!("the end of run {} is not recorded: {e}", self.run)));
         if let Some(log) = log {
             let show = self.options.output == OutputMode::OnFailure && outcome != Outcome::Succeeded;
-            warnings.extend(finish(log, show, outcome, self.options.keep_runs).err().map(|e| e.to_string()));
+            warnings.extend(finish(log, show, outcome, self.options.keep_runs));
         }
         Done { why: verdict.why, warnings, ..Done::of(outcome, verdict.code) }
     }
@@ -250,7 +249,7 @@ impl Course<'_> {
             attempt,
             fence: self.fence,
             slot: locks.slot,
-            wait: locks.waited.as_secs_f64(),
+            wait: seconds(locks.waited),
             command: self.command_line.clone(),
             boot,
             pid_namespace,
@@ -267,24 +266,28 @@ impl Course<'_> {
             exit: verdict.exit,
             signal: verdict.signal,
             start: verdict.start,
-            duration: verdict.duration.as_secs_f64(),
-            user: verdict.usage.user.as_secs_f64(),
-            system: verdict.usage.system.as_secs_f64(),
+            duration: seconds(verdict.duration),
+            user: seconds(verdict.usage.user),
+            system: seconds(verdict.usage.system),
             peak_memory: verdict.usage.peak_memory,
             fence: self.fence,
-            wait: waited.as_secs_f64(),
+            wait: seconds(waited),
             reason: verdict.why.clone(),
         }
     }
 }
 
-/// Prints the log if it is to be seen, and tidies up the logs.
-fn finish(mut log: Log, show: bool, outcome: Outcome, keep: u32) -> Result<()> {
-    if show {
-        // That nobody reads it is no reason to fail.
-        let _ = log.print(&mut std::io::stdout().lock())?;
-    }
-    log.finish(keep, outcome == Outcome::Succeeded)
+/// Prints the log if it is to be seen, and tidies up the logs. Gives what went wrong.
+fn finish(mut log: Log, show: bool, outcome: Outcome, keep: u32) -> impl Iterator<Item = String> {
+    let shown = if show { log.print(&mut std::io::stdout().lock()) } else { Ok(Ok(())) };
+    let shown = match shown {
+        // A reader that went away wants no more of it.
+        Ok(Err(e)) if e.kind() != std::io::ErrorKind::BrokenPipe => Some(format!("its output was not printed: {e}")),
+        Ok(_) => None,
+        Err(e) => Some(e.to_string()),
+    };
+    let tidied = log.finish(keep, outcome == Outcome::Succeeded);
+    shown.into_iter().chain(tidied.err().map(|e| e.to_string()))
 }
 
 impl Verdict {

@@ -21,8 +21,6 @@ pub(crate) struct JobFiles {
     /// Who appends. The job's lock cannot say it: it is held as long as the job runs, and a run that is skipped
     /// meanwhile is recorded too.
     pub(crate) commit: String,
-    /// The directory of captured output.
-    pub(crate) logs: String,
 }
 
 const LEDGER: &str = "jsonl";
@@ -35,7 +33,7 @@ const SLOT: &str = "slot";
 impl JobFiles {
     pub(crate) fn new(dir: Arc<Dir>, job: Name) -> Self {
         let file = |suffix: &str| format!("{job}.{suffix}");
-        Self { ledger: file(LEDGER), old: file(OLD), commit: file(COMMIT), logs: file(LOGS), dir, job }
+        Self { ledger: file(LEDGER), old: file(OLD), commit: file(COMMIT), dir, job }
     }
 
     /// The lock of a slot, from 1: `NAME.lock`, `NAME.slot2` …

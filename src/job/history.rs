@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::{Backwards, Ended, Entry, Event, JobFiles, Outcome, Request, RunId, Started, Totals};
+use super::{Backwards, Ended, Entry, Event, JobFiles, Outcome, Request, RunId, Started};
 use crate::{
     error::Result,
     lock::{Fence, Holder},
@@ -242,9 +242,9 @@ impl Runs {
         Ok(Self { job: files.job.clone(), entries, waiting, since, at_end: false })
     }
 
-    /// The sums after the newest of these runs' lines.
-    pub(crate) fn totals(&self) -> &Totals {
-        self.entries.totals()
+    /// Damaged lines passed over so far.
+    pub(crate) fn bad_lines(&self) -> u64 {
+        self.entries.bad_lines()
     }
 
     fn whole(&self, run: u64, lines: Vec<Entry>) -> RunView {

@@ -80,6 +80,8 @@ struct Open {
 /// What an append came to.
 #[derive(Debug)]
 #[must_use]
+// Who appends has decided what, and seldom asks again; the tests do.
+#[cfg_attr(not(test), allow(dead_code))]
 pub(crate) struct Appended {
     /// What was written.
     pub(crate) entries: Vec<Entry>,
@@ -119,10 +121,6 @@ impl JobLedger {
 
     pub(crate) fn now(&self) -> DateTime<Utc> {
         self.clock.now()
-    }
-
-    pub(crate) fn files(&self) -> &JobFiles {
-        &self.files
     }
 
     /// Appends what `decide` makes of the sums so far, all or nothing; nothing when that is nothing.

@@ -31,6 +31,7 @@ pub(crate) use files::JobFiles;
 pub(crate) use history::{RunState, RunView, Runs, optional_time};
 #[allow(unused_imports)]
 pub(crate) use ledger::{Appended, JobLedger};
+pub(crate) use model::seconds;
 pub use model::{
     Counts, EndRequest, Ended, Entry, Event, Last, NotRun, Outcome, Request, RunId, Running, Started, Totals,
 };

@@ -93,6 +93,11 @@ impl Outcome {
     }
 }
 
+/// A duration as the ledger writes it: seconds, to the microsecond.
+pub(crate) fn seconds(duration: std::time::Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e6
+}
+
 /// One line of a ledger, without its sums.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {

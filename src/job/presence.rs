@@ -68,7 +68,7 @@ impl Look {
 
     /// Whether that run goes on; `None` when it cannot be told.
     pub(crate) fn runs(&self, files: &JobFiles, running: &Running) -> Result<Option<bool>> {
-        Ok(match self.presence(self.file_of(files, running.slot, Some(running))?, Some(running))? {
+        Ok(match self.presence(file_of(files, running.slot, Some(running))?, Some(running))? {
             Presence::Running(_) | Presence::Orphaned(..) => Some(true),
             Presence::Lost(_) | Presence::Kept(_) | Presence::Free => Some(false),
             Presence::Unknown(_) => None,
@@ -92,17 +92,10 @@ impl Look {
         numbers.dedup();
         let slot = |number| {
             let running = totals.in_slot(number);
-            let file = self.file_of(files, number, running)?;
+            let file = file_of(files, number, running)?;
             Ok(Slot { number, file, presence: self.presence(file, running)? })
         };
         numbers.into_iter().map(slot).collect()
-    }
-
-    fn file_of(&self, files: &JobFiles, slot: u32, running: Option<&Running>) -> Result<Option<FileId>> {
-        match running.and_then(|running| running.file) {
-            Some((device, inode)) => Ok(Some(FileId { device, inode })),
-            None => Ok(files.dir.stat(&files.lock(slot))?.map(|stat| stat.id)),
-        }
     }
 
     fn presence(&self, file: Option<FileId>, running: Option<&Running>) -> Result<Presence> {
@@ -124,10 +117,21 @@ impl Look {
         if locks::keeps(running().pid, file).unwrap_or_else(|_| took_it()) {
             return Ok(Presence::Running(running()));
         }
-        Ok(match self.keepers(file)? {
+        // The kernel's list is read in pieces, between which it changes: on a busy machine it may lack a lock that is
+        // held all the time. A run is called lost only when nobody has the descriptor either.
+        let keepers = locks::keepers(file).map_err(|e| Error::io("list", "/proc", e))?.keepers;
+        Ok(match Some(keepers).filter(|keepers| self.table.is_locked(file) || !keepers.is_empty()) {
             None => Presence::Lost(running()),
             Some(unseen) if unseen.is_empty() && took_it() => Presence::Running(running()),
             Some(keepers) => Presence::Orphaned(running(), keepers),
         })
+    }
+}
+
+/// The file whose lock means that slot.
+fn file_of(files: &JobFiles, slot: u32, running: Option<&Running>) -> Result<Option<FileId>> {
+    match running.and_then(|running| running.file) {
+        Some((device, inode)) => Ok(Some(FileId { device, inode })),
+        None => Ok(files.dir.stat(&files.lock(slot))?.map(|stat| stat.id)),
     }
 }

@@ -19,7 +19,7 @@ use super::{
     files::JobFiles,
     holding::By,
     ledger::JobLedger,
-    model::{Ended, Event, NotRun, Outcome, RunId, Started, Totals},
+    model::{Ended, Event, NotRun, Outcome, RunId, Started, Totals, seconds},
     options::Options,
     place::Place,
     remains::remains,
@@ -193,7 +193,7 @@ impl Run<'_> {
                     outcome,
                     reason: reason.clone(),
                     holder: holder.clone(),
-                    wait: waited.as_secs_f64(),
+                    wait: seconds(waited),
                     command: self.command_line(),
                 })]
             })
@@ -221,7 +221,7 @@ impl Run<'_> {
                     outcome: Outcome::NotDue,
                     reason: reason.clone(),
                     holder: None,
-                    wait: locks.waited.as_secs_f64(),
+                    wait: seconds(locks.waited),
                     command: self.command_line(),
                 }));
                 started = Err(reason);
@@ -234,7 +234,7 @@ impl Run<'_> {
                 attempt: 1,
                 fence,
                 slot: locks.slot,
-                wait: locks.waited.as_secs_f64(),
+                wait: seconds(locks.waited),
                 command: self.command_line(),
                 boot: boot.clone(),
                 pid_namespace,
@@ -249,7 +249,7 @@ impl Run<'_> {
         if let Err(e) = locks.job.raise_fence(Fence(fence.0 - 1)).and_then(|()| appended.sync()) {
             // It is the first error that matters.
             let _ = ledger.append(|totals| {
-                remains(totals, locks.slot, &boot).map(|left| not_started(left, &e)).into_iter().collect()
+                remains(totals, locks.slot, &boot).map(|left| not_started(&left, e.to_string())).into_iter().collect()
             });
             return Err(e);
         }
@@ -266,8 +266,8 @@ impl Run<'_> {
 }
 
 /// The end of a run whose start is in the ledger, but for all we know not on disk.
-fn not_started(left: Ended, why: &Error) -> Event {
-    Event::Ended(Ended { outcome: Outcome::NotStarted, reason: Some(why.to_string()), ..left })
+fn not_started(left: &Ended, why: String) -> Event {
+    Event::Ended(Ended { outcome: Outcome::NotStarted, reason: Some(why), ..left.clone() })
 }
 
 /// Ended by a signal before it began: what for people, and the exit code.

@@ -45,10 +45,15 @@ pub(crate) fn parse(given: &str) -> Result<c_int, String> {
     number(given).ok_or_else(|| "give a signal's name (TERM, SIGINT, HUP …) or its number".to_owned())
 }
 
-/// A signal's number. Those between the standard and the real-time ones are the C library's.
+/// A signal's number, if it is one that may be sent.
 fn number(given: &str) -> Option<c_int> {
     let number = given.parse().ok()?;
-    ((1..=31).contains(&number) || (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&number)).then_some(number)
+    is_signal(number).then_some(number)
+}
+
+/// Whether there is a signal of that number. Those between the standard and the real-time ones are the C library's.
+pub(crate) fn is_signal(number: c_int) -> bool {
+    (1..=31).contains(&number) || (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&number)
 }
 
 /// The signal's name without `SIG`, or its number.
@@ -69,5 +74,6 @@ mod tests {
         for bad in ["", "SIG", "0", "-15", "32", "65", "TERMINATE", "15 "] {
             assert!(parse(bad).is_err(), "{bad}");
         }
+        assert_eq!((name(libc::SIGUSR1), name(64)), ("USR1".to_owned(), "64".to_owned()));
     }
 }

@@ -3,6 +3,8 @@
 //! 1. Who keeps the lock is proven: a process with a descriptor whose fdinfo shows the lock. The note in the lock file,
 //!    /proc/locks and the ledger only say where to look. Each process is opened as a pidfd and proven again after that,
 //!    so a pid that was recycled in between never gets a stranger signalled.
+//!    What is to end is one acquisition of the lock, told from the next by who took it: whoever waited for the lock, and
+//!    has it once the run is over, has not been asked to end.
 //! 2. The request is in the ledger before the first signal: the run that is ended, or whoever finds its remains, knows
 //!    what the signal meant.
 //! 3. If the wrapper lives, it alone gets TERM: it ends its job's whole tree and records the end. If it is still there
@@ -11,8 +13,6 @@
 //!    is recorded here.
 //!
 //! The lock itself is never taken, so nobody who starts meanwhile is skipped because of the stop.
-//! Whoever gets it as soon as it is free is told from the run that was meant by the process that took the lock, which
-//! every descriptor's fdinfo names.
 
 use std::{
     sync::Arc,
@@ -27,7 +27,7 @@ use rustix::{
 use super::{
     files::JobFiles,
     ledger::JobLedger,
-    model::{EndRequest, Event, Request, RunId},
+    model::{EndRequest, Event, Request, RunId, Running},
     place::Place,
     remains::remains,
 };
@@ -69,10 +69,11 @@ pub(super) struct Stop<'a> {
     pub(super) interrupt: Option<&'a Signals>,
 }
 
-/// The run that is to end, told from its successors: a lock knows which process took it.
+/// What is to end: one acquisition of the lock.
 struct Meant {
+    /// Who took it. (0 when that cannot be told any more.)
     taker: u32,
-    /// The run in the ledger.
+    /// Its run, if the ledger knows one.
     run: Option<RunId>,
 }
 
@@ -88,23 +89,29 @@ impl Stop<'_> {
         let mut meant: Option<Meant> = None;
         loop {
             let Some((_, id)) = self.locks.note_of(self.file)? else { return Ok(Stopped::NothingThere) };
-            let mut who = self.keepers(id)?;
-            if let Some(meant) = &meant {
-                // Somebody who got the lock since then is not meant.
-                who.retain(|keeper| keeper.taker == meant.taker || keeper.taker == 0);
-            }
-            let Some(taker) = who.first().map(|keeper| keeper.taker) else {
-                let Some(meant) = meant else { return Ok(Stopped::NothingThere) };
-                self.conclude(meant.run)?;
-                return Ok(Stopped::Gone);
+            let keepers = self.keepers(id)?;
+            let Some(taker) = meant.as_ref().map(|meant| meant.taker).or(keepers.first().map(|keeper| keeper.taker))
+            else {
+                return Ok(Stopped::NothingThere);
             };
-            if meant.is_none() {
-                self.wait_for_its_start(taker, id)?;
-                meant = Some(Meant { taker, run: self.record(taker)? });
+            // Of just that acquisition: whoever takes the lock after it has not been asked to end.
+            let who: Vec<_> = keepers.iter().filter(|keeper| keeper.is_of(taker)).collect();
+            let wrapper = who.iter().map(|keeper| keeper.pid).find(|pid| *pid == taker);
+            if let (None, Some(wrapper)) = (&meant, wrapper) {
+                self.wait_for_its_start(wrapper, id)?;
             }
-            let waited = match who.iter().any(|keeper| keeper.pid == taker) {
-                true => self.end_wrapper(taker, id)?,
-                false => self.end_orphans(&who, id)?,
+            let run = match &meant {
+                Some(meant) => meant.run,
+                None => self.record(taker)?,
+            };
+            meant = Some(Meant { taker, run });
+            let waited = match wrapper {
+                Some(wrapper) if self.is_noted(wrapper)? => self.end_wrapper(wrapper, id)?,
+                _ if !who.is_empty() => self.end_orphans(taker, &who, id)?,
+                _ => {
+                    self.conclude(run)?;
+                    return Ok(Stopped::Gone);
+                }
             };
             if let Waited::Interrupted(signal) = waited {
                 return Ok(Stopped::Interrupted(signal));
@@ -115,41 +122,49 @@ impl Stop<'_> {
     /// Every process that is proven to keep the lock, this one excepted: a job may stop itself.
     fn keepers(&self, id: FileId) -> Result<Vec<Keeper>> {
         let failed = |e| Error::io("read", "/proc", e);
-        let Keepers { mut keepers, unreadable, locked } = keepers(id).map_err(failed)?;
-        if keepers.is_empty() && locked && unreadable > 0 {
+        let Keepers { keepers: mut found, unreadable, locked } = keepers(id).map_err(failed)?;
+        if found.is_empty() && locked && unreadable > 0 {
             return Err(Error::Denied {
                 path: self.locks.path_of(self.file),
                 why: "is locked by a process that this user may not look into; stop it as its owner or as root"
                     .to_owned(),
             });
         }
-        keepers.retain(|keeper| keeper.pid != std::process::id());
-        Ok(keepers)
+        found.retain(|keeper| keeper.pid != std::process::id());
+        Ok(found)
+    }
+
+    /// Whether the lock's note is that process's: a run's wrapper leaves one.
+    fn is_noted(&self, pid: u32) -> Result<bool> {
+        Ok(self.locks.note_of(self.file)?.and_then(|(note, _)| note).is_some_and(|note| note.pid == pid))
     }
 
     /// A run has its lock a moment before its note is in the lock file, and that a moment before its start is in the
     /// ledger. Ended in such a moment, nobody would know of it.
-    fn wait_for_its_start(&self, taker: u32, id: FileId) -> Result<()> {
+    fn wait_for_its_start(&self, wrapper: u32, id: FileId) -> Result<()> {
         let since = Instant::now();
         loop {
-            let note = self.locks.note_of(self.file)?.and_then(|(note, _)| note);
             // Who leaves no note is a stranger.
-            let patience = if note.is_some_and(|note| note.pid == taker) { RECORDING } else { NOTING };
+            let patience = if self.is_noted(wrapper)? { RECORDING } else { NOTING };
             let totals = self.ledger.totals()?;
-            let is_recorded = totals.in_slot(self.slot).is_some_and(|running| running.pid == taker);
-            if is_recorded || since.elapsed() >= patience || !keeps(taker, id).unwrap_or(false) {
+            let is_recorded = totals.in_slot(self.slot).is_some_and(|running| running.pid == wrapper);
+            if is_recorded || since.elapsed() >= patience || !keeps(wrapper, id).unwrap_or(false) {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(1));
         }
     }
 
-    /// The run whose end is now asked for, if the ledger knows one of that wrapper in this slot.
-    fn record(&self, wrapper: u32) -> Result<Option<RunId>> {
+    /// The run whose end is now asked for, if the ledger knows it.
+    fn record(&self, taker: u32) -> Result<Option<RunId>> {
+        let place = Place::current().ok();
+        // In another place its process has another number.
+        let is_it = |running: &&Running| {
+            taker == 0 || running.pid == taker || !place.as_ref().is_some_and(|place| place.is_of(running))
+        };
         let mut asked = None;
         let appended = self.ledger.append(|totals| {
-            let running = totals.in_slot(self.slot).filter(|running| wrapper == 0 || running.pid == wrapper);
-            asked = running.map(|running| running.run);
+            asked = totals.in_slot(self.slot).filter(is_it).map(|running| running.run);
             asked.map(|run| Event::EndRequested(EndRequest { run, request: self.request })).into_iter().collect()
         })?;
         appended.sync()?;
@@ -183,7 +198,7 @@ impl Stop<'_> {
             path: self.locks.path_of(self.file),
             why: format!(
                 "pid {} keeps the lock, and this user may not signal it; stop it as its owner or as root",
-                handle.pid()
+                handle.process().pid
             ),
         };
         handle.signal(signal).map(drop).map_err(denied)
@@ -206,7 +221,7 @@ impl Stop<'_> {
         self.wait(std::slice::from_ref(&wrapper), None)
     }
 
-    fn end_orphans(&self, who: &[Keeper], id: FileId) -> Result<Waited> {
+    fn end_orphans(&self, taker: u32, who: &[&Keeper], id: FileId) -> Result<Waited> {
         let mut handles = Vec::new();
         for keeper in who {
             handles.extend(self.open(keeper.pid, id)?);
@@ -219,25 +234,15 @@ impl Stop<'_> {
             Waited::TimeIsUp => {}
             waited => return Ok(waited),
         }
-        for handle in &handles {
-            // Who has let go of the lock meanwhile is nobody's business any more.
-            if !handle.has_ended() && keeps(handle.pid(), id).unwrap_or(true) {
-                self.signal(handle, Signal::KILL)?;
-            }
+        // Again from the start: some may have let go of the lock, and are nobody's business any more.
+        let mut left = Vec::new();
+        for keeper in self.keepers(id)?.iter().filter(|keeper| keeper.is_of(taker)) {
+            left.extend(self.open(keeper.pid, id)?);
         }
-        self.wait_for_release(&handles, id)
-    }
-
-    /// Waits until each has ended or let go of the lock: one that did is not ours to wait for.
-    fn wait_for_release(&self, handles: &[Handle], id: FileId) -> Result<Waited> {
-        for handle in handles {
-            if keeps(handle.pid(), id).unwrap_or(true) {
-                if let Waited::Interrupted(signal) = self.wait(std::slice::from_ref(handle), None)? {
-                    return Ok(Waited::Interrupted(signal));
-                }
-            }
+        for handle in &left {
+            self.signal(handle, Signal::KILL)?;
         }
-        Ok(Waited::Ended)
+        self.wait(&left, None)
     }
 
     fn deadline(&self) -> Option<Instant> {

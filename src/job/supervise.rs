@@ -105,7 +105,9 @@ impl Supervisor<'_> {
         let limit = self.options.time_limit.filter(|_| state.cause.is_none());
         let limit = limit.and_then(|limit| state.started.checked_add(limit));
         let now = Instant::now();
-        let due = [limit, state.kill_at].into_iter().flatten().min().map(|at| at.saturating_duration_since(now));
+        // Once KILL is sent there is nothing left to do on time, however long the command takes to go.
+        let kill_at = state.kill_at.filter(|_| !state.killed);
+        let due = [limit, kill_at].into_iter().flatten().min().map(|at| at.saturating_duration_since(now));
         let rest = self.log.as_mut().and_then(|log| log.due());
         let timeout = [due, rest].into_iter().flatten().min();
         let signals = PollFd::new(self.signals, PollFlags::IN);

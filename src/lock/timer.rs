@@ -43,11 +43,11 @@ extern "C" fn wake(_: libc::c_int) {}
 
 /// Sets the current alarm off, if there is one. Async-signal-safe.
 pub(super) fn go_off_now() {
-    let timer = CURRENT.load(Ordering::Relaxed);
-    if timer != NONE {
+    let current = CURRENT.load(Ordering::Relaxed);
+    if current != NONE {
         let times = libc::itimerspec { it_value: timespec(Duration::from_nanos(1)), it_interval: timespec(REFIRE) };
         // SAFETY: timer_settime is async-signal-safe (POSIX), and the timer lives as long as it is the current one.
-        unsafe { libc::timer_settime(timer as libc::timer_t, 0, &raw const times, ptr::null_mut()) };
+        unsafe { libc::timer_settime(current as libc::timer_t, 0, &raw const times, ptr::null_mut()) };
     }
 }
 

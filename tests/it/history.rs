@@ -6,8 +6,10 @@ use serde_json::{Value, json};
 use triplock::job::{Outcome, Request, RunId};
 
 use crate::{
-    job_ledger::{Script, lines},
-    sandbox::{Invocation, Sandbox},
+    ledger_script::{Script, lines},
+    machine::may_trace,
+    sandbox::{Invocation, Sandbox, eventually, exclusive},
+    strace,
 };
 
 fn history(sandbox: &Sandbox, args: &[&str]) -> Vec<Value> {
@@ -173,10 +175,12 @@ fn a_torn_line_hides_no_other() {
     Script::new(&sandbox, "torn").skip().skip().finish();
     let path = sandbox.state_dir().join("jobs/torn.jsonl");
     let mut bytes = fs::read(&path).unwrap();
-    let first = bytes.iter().position(|b| *b == b'\n').unwrap();
-    bytes.splice(first + 1..first + 1, *b"{\"format\":1,\"half\n\0\0\0\n");
+    let second = bytes.iter().position(|b| *b == b'\n').unwrap() + 1;
+    bytes.splice(second..second, *b"{\"format\":1,\"half\n\0\0\0\n");
     fs::write(&path, bytes).unwrap();
     assert_eq!(runs(&history(&sandbox, &["torn"])), [1, 2]);
+    let said = plain(&sandbox, &["history", "torn"]).run();
+    assert!(said.exits(0).stderr.contains("passed over 2 damaged lines"), "{}", said.stderr);
 }
 
 #[test]
@@ -230,4 +234,93 @@ fn a_ledger_of_a_newer_triplock_is_not_guessed_at() {
     Script::new(&sandbox, "old").skip().finish();
     let finished = sandbox.triplock(["history"]).run();
     assert_eq!(runs(&lines(&finished.exits(78).stdout)), [1]);
+}
+
+/// The real thing, from `run` to `history`.
+#[test]
+fn what_run_did_is_in_the_history() {
+    let sandbox = Sandbox::new();
+    let run = |args: &[&str]| sandbox.triplock(["run"].iter().chain(args)).in_text().run();
+    run(&["job", "--", "true"]).exits(0);
+    run(&["job", "--retries", "1", "--retry-delay", "0.01", "--", "sh", "-c", "exit 3"]).exits(3);
+    run(&["job", "--time-limit", "0.1", "--", "sleep", "1000"]).exits(124);
+    let door = sandbox.path("door");
+    let closed = exclusive(&door);
+    let runs_now = sandbox.triplock(["run", "job", "--", "flock"]).arg(&door).arg("true").in_text().start();
+    let newest = || history(&sandbox, &["job", "-n", "1"]).remove(0);
+    eventually("it runs", || newest()["state"] == "running");
+    run(&["job", "-n", "--", "true"]).exits(75);
+    let found = history(&sandbox, &["job"]);
+    assert_eq!(runs(&found), [1, 2, 3, 4, 5]);
+    let told: Vec<_> = found.iter().map(|run| run["outcome"].as_str().unwrap_or_default()).collect();
+    assert_eq!(told, ["succeeded", "failed", "timed_out", "", "skipped"]);
+    assert_eq!(found[1]["attempts"].as_array().map(Vec::len), Some(2), "{}", found[1]);
+    assert_eq!((&found[3]["state"], &found[4]["holder"]["pid"]), (&json!("running"), &found[3]["pid"]));
+    drop(closed);
+    runs_now.finish().exits(0);
+    assert_eq!(history(&sandbox, &["job"])[3]["outcome"], "succeeded");
+}
+
+/// However many runs there are, no more is read than of a few.
+#[test]
+fn the_newest_of_many_runs_cost_what_those_of_few_cost() {
+    if !may_trace("the_newest_of_many_runs_cost_what_those_of_few_cost") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let read_by = |args: &[&str]| {
+        let trace = sandbox.path("trace");
+        sandbox.triplock(args).under(strace::tracing(&trace, &["-e", "trace=pread64"])).run().exits(0);
+        let result = |call: strace::Call| call.text.rsplit(' ').next().and_then(|result| result.parse::<u64>().ok());
+        strace::calls(&trace).into_iter().filter_map(result).sum::<u64>()
+    };
+    let mut script = Script::new(&sandbox, "many");
+    for run in 1..=2_000 {
+        if run == 1_500 {
+            script = script.rotate();
+        }
+        script = script.start(1).end(run, Outcome::Succeeded, Some(0));
+    }
+    script.finish();
+    assert_eq!(runs(&history(&sandbox, &["many", "-n", "1000"])), (1_001..=2_000).collect::<Vec<_>>());
+    assert_eq!(runs(&history(&sandbox, &["many", "-n", "all"])).len(), 2_000);
+    assert!(read_by(&["history", "many", "-n", "20"]) < 140_000);
+    assert!(read_by(&["status", "many"]) < 20_000);
+    assert!(read_by(&["history", "many", "-n", "all"]) > 1_000_000, "the trace sees what is read");
+}
+
+/// A file that may not grow is what a full disk is to an append: part of it is written, and the rest refused.
+#[test]
+fn a_line_that_does_not_fit_is_taken_back() {
+    let sandbox = Sandbox::new();
+    Script::new(&sandbox, "job").skip().skip().finish();
+    let jobs = sandbox.state_dir().join("jobs");
+    let ledger = jobs.join("job.jsonl");
+    let _held = exclusive(&jobs.join("job.lock"));
+    let skipped = || sandbox.triplock(["run", "job", "-n", "--", "true"]).in_text();
+    let before = fs::read(&ledger).unwrap();
+    // Blocks of 512 bytes; a line has more than that.
+    let limit = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", before.len() / 512 + 1);
+    let finished = skipped().under(["sh", "-c", &limit, "sh"]).run();
+    finished.exits(75);
+    assert!(finished.stderr.contains("cannot append to"), "{}", finished.stderr);
+    assert_eq!(fs::read(&ledger).unwrap(), before);
+    skipped().run().exits(75);
+    assert!(fs::read(&ledger).unwrap().starts_with(&before));
+    assert_eq!(runs(&history(&sandbox, &["job"])), [1, 2, 3]);
+}
+
+#[test]
+fn processes_that_record_at_once_lose_nothing_and_share_no_number() {
+    let sandbox = Sandbox::new();
+    Script::new(&sandbox, "job").finish();
+    let _held = exclusive(&sandbox.state_dir().join("jobs/job.lock"));
+    let gate = sandbox.gate();
+    let start = |_| sandbox.triplock(["run", "job", "-n", "--", "true"]).in_text().through(&gate).start();
+    let all: Vec<_> = (0..24).map(start).collect();
+    gate.open_for(24);
+    for run in all {
+        run.finish().exits(75);
+    }
+    assert_eq!(runs(&history(&sandbox, &["job"])), (1..=24).collect::<Vec<_>>());
 }

@@ -113,7 +113,7 @@ fn what_was_planted_is_refused() {
 
 #[test]
 fn a_closed_pipe_is_a_normal_end() {
-    let sandbox = with_logs(&[("1.log", &[b'x'; 1 << 20])]);
+    let sandbox = with_logs(&[("1.log", &vec![b'x'; 1 << 20])]);
     let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).unwrap();
     let printing = sandbox.triplock(["logs", "nightly"]).stdout(Stdio::from(writer)).start();
     fs::File::from(reader).read_exact(&mut [0; 10]).unwrap();

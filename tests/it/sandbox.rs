@@ -9,20 +9,25 @@ use std::{
     ffi::{OsStr, OsString},
     fs::{self, File},
     io::Write as _,
-    os::{
-        fd::OwnedFd,
-        unix::fs::{MetadataExt as _, PermissionsExt as _},
-    },
+    os::{fd::OwnedFd, unix::fs::PermissionsExt as _},
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Output, Stdio},
     sync::mpsc,
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, PidfdFlags, Signal};
-use serde::Deserialize;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, Signal},
+};
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::turn::Turn;
+pub(crate) use crate::{
+    answer::Answer,
+    gate::{Gate, exclusive, waiters},
+};
 
 pub(crate) const TRIPLOCK: &str = env!("CARGO_BIN_EXE_triplock");
 
@@ -122,6 +127,7 @@ impl Sandbox {
             before: Vec::new(),
             args: vec!["--json".into(), "--state-dir".into(), self.state.clone().into()],
             one_lock: self.protocol == Protocol::OneLock,
+            directory: None,
             stdin: None,
             stdout: None,
         };
@@ -146,7 +152,7 @@ impl Sandbox {
     /// A closed gate: processes started through it wait until it is opened.
     pub(crate) fn gate(&self) -> Gate {
         let path = self.path("gate");
-        Gate { holder: exclusive(&path), path }
+        Gate::closed(path)
     }
 
     /// Takes a trip's lock as a foreign process would; dropping the file releases it.
@@ -193,6 +199,13 @@ impl Sandbox {
     }
 }
 
+impl Drop for Sandbox {
+    /// What a test's jobs have left running does not outlive the test.
+    fn drop(&mut self) {
+        crate::job::end_all(&self.state);
+    }
+}
+
 /// A command that has not been started.
 #[derive(Debug)]
 #[must_use]
@@ -201,6 +214,7 @@ pub(crate) struct Invocation {
     before: Vec<OsString>,
     args: Vec<OsString>,
     one_lock: bool,
+    directory: Option<PathBuf>,
     stdin: Option<Vec<u8>>,
     stdout: Option<Stdio>,
 }
@@ -237,7 +251,28 @@ impl Invocation {
 
     /// Starts it so that it waits at the gate: the process is there already, and becomes triplock when the gate opens.
     pub(crate) fn through(self, gate: &Gate) -> Self {
-        self.under([OsStr::new("flock"), OsStr::new("-sF"), gate.path.as_os_str()])
+        self.under([OsStr::new("flock"), OsStr::new("-sF"), gate.path().as_os_str()])
+    }
+
+    /// Has it speak to people instead of programs.
+    pub(crate) fn for_people(mut self) -> Self {
+        // (The command may be told so too.)
+        self.args.retain({
+            let mut first = true;
+            move |arg| arg != "--json" || !std::mem::take(&mut first)
+        });
+        self
+    }
+
+    /// Starts it in that directory.
+    pub(crate) fn in_directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.directory = Some(directory.into());
+        self
+    }
+
+    /// What a shell would be given to start it.
+    pub(crate) fn words(&self) -> Vec<OsString> {
+        self.before.iter().chain([&self.program]).chain(&self.args).cloned().collect()
     }
 
     pub(crate) fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
@@ -252,9 +287,15 @@ impl Invocation {
 
     #[track_caller]
     pub(crate) fn start(self) -> Running {
-        let words: Vec<_> = self.before.into_iter().chain([self.program]).chain(self.args).collect();
+        let words = self.words();
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).env_remove("TRIPLOCK_STATE_DIR").stderr(Stdio::piped());
+        command.args(&words[1..]).stderr(Stdio::piped());
+        for inherited in ["TRIPLOCK_STATE_DIR", "TRIPLOCK_HELD", "TRIPLOCK_CONFIG", "TRIPLOCK_STORE"] {
+            command.env_remove(inherited);
+        }
+        if let Some(directory) = &self.directory {
+            command.current_dir(directory);
+        }
         // cargo's; it would have the loader look for every library in a dozen places first.
         command.env_remove("LD_LIBRARY_PATH");
         command.stdout(self.stdout.unwrap_or_else(Stdio::piped));
@@ -268,6 +309,7 @@ impl Invocation {
         // Opened before anybody waits for the child, so the number still means it.
         let pidfd = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty())
             .expect("pidfd_open of our own child");
+        let id = child.id();
         let (tell, ended) = mpsc::channel();
         std::thread::spawn(move || {
             if let (Some(mut pipe), Some(bytes)) = (child.stdin.take(), self.stdin) {
@@ -278,7 +320,7 @@ impl Invocation {
             // Nobody listens any more when the handle was dropped.
             let _ = tell.send((output, started.elapsed()));
         });
-        Running { shown, pidfd, ended }
+        Running { shown, id, pidfd, ended }
     }
 
     #[track_caller]
@@ -319,11 +361,17 @@ impl Invocation {
 #[derive(Debug)]
 pub(crate) struct Running {
     shown: String,
+    id: u32,
     pidfd: OwnedFd,
     ended: mpsc::Receiver<(std::io::Result<Output>, Duration)>,
 }
 
 impl Running {
+    /// Its process id: the program's own, also when it was started under another one that becomes it.
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+
     pub(crate) fn kill(&self) {
         self.signal(Signal::KILL);
     }
@@ -331,6 +379,16 @@ impl Running {
     pub(crate) fn signal(&self, signal: Signal) {
         // It may have ended by itself: that is no error.
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, signal);
+    }
+
+    /// Kills it, and waits until it is gone; not for what it started, which may keep its output open.
+    pub(crate) fn dies(self) {
+        drop(self);
+    }
+
+    fn wait_until_gone(&self) {
+        let patience = Timespec::try_from(PATIENCE).expect("short");
+        let _ = poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&patience));
     }
 
     #[track_caller]
@@ -354,7 +412,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.kill();
         // Gone before its directory is removed, or it would make a file there meanwhile.
-        let _ = self.ended.recv_timeout(PATIENCE);
+        self.wait_until_gone();
     }
 }
 
@@ -422,53 +480,6 @@ impl Finished {
     }
 }
 
-/// What a booking command says on stdout.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(crate) struct Answer {
-    pub(crate) format: u64,
-    pub(crate) outcome: String,
-    pub(crate) trip: String,
-    pub(crate) student: Option<String>,
-    pub(crate) seats: Option<u64>,
-    pub(crate) seats_left: Option<u64>,
-    pub(crate) revision: Option<u64>,
-    pub(crate) fence: Option<u64>,
-    pub(crate) request_id: Option<String>,
-    pub(crate) time: Option<String>,
-    #[serde(default)]
-    pub(crate) replayed: bool,
-}
-
-impl Answer {
-    /// Fails unless the other is this one, given once more.
-    #[track_caller]
-    pub(crate) fn is_replayed_by(&self, again: &Self) {
-        assert_eq!(Self { replayed: true, ..self.clone() }, *again, "a retry got another answer");
-    }
-}
-
-/// Starts processes at the same moment: each waits, already running, for the gate's lock.
-#[derive(Debug)]
-pub(crate) struct Gate {
-    path: PathBuf,
-    holder: File,
-}
-
-impl Gate {
-    /// Opens it when that many processes wait there.
-    #[track_caller]
-    pub(crate) fn open_for(self, processes: usize) {
-        eventually("all processes wait at the gate", || waiters(&self.holder) == processes);
-    }
-}
-
-/// How many processes sleep in flock(2) for that file, as the kernel tells.
-pub(crate) fn waiters(file: &File) -> usize {
-    let inode = format!(":{} ", file.metadata().expect("stat an open file").ino());
-    let locks = fs::read_to_string("/proc/locks").expect("read /proc/locks");
-    locks.lines().filter(|line| line.contains("-> FLOCK") && line.contains(&inode)).count()
-}
-
 /// Waits for something to become true.
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
@@ -476,41 +487,5 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     while !condition() {
         assert!(Instant::now() < deadline, "it never came true that {what}");
         std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// Opens (or makes) the file and locks it exclusively.
-// The tests play the foreign process, so they lock by themselves.
-#[allow(clippy::disallowed_methods)]
-pub(crate) fn exclusive(path: &Path) -> File {
-    let file = fs::OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path);
-    let file = file.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    fs2::FileExt::lock_exclusive(&file).expect("flock");
-    file
-}
-
-/// Tests that measure time take turns with all others, in whichever process these run.
-#[derive(Debug)]
-struct Turn(#[allow(dead_code)] File);
-
-impl Turn {
-    fn file() -> File {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("turns.lock");
-        let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-        file.unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-    }
-
-    #[allow(clippy::disallowed_methods)]
-    fn shared() -> Self {
-        let file = Self::file();
-        fs2::FileExt::lock_shared(&file).expect("flock");
-        Self(file)
-    }
-
-    #[allow(clippy::disallowed_methods)]
-    fn alone() -> Self {
-        let file = Self::file();
-        fs2::FileExt::lock_exclusive(&file).expect("flock");
-        Self(file)
     }
 }

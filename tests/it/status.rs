@@ -13,8 +13,10 @@ use serde_json::{Value, json};
 use triplock::job::{Outcome, Request};
 
 use crate::{
-    job_ledger::{Script, lines},
+    ledger_script::{Script, lines},
+    machine::may_trace,
     sandbox::{Sandbox, eventually, exclusive},
+    strace,
 };
 
 fn status(sandbox: &Sandbox, args: &[&str]) -> Vec<Value> {
@@ -137,16 +139,19 @@ fn a_run_is_running_while_its_wrapper_keeps_the_lock() {
 
 #[test]
 fn a_look_takes_no_lock() {
+    if !may_trace("a_look_takes_no_lock") {
+        return;
+    }
     let sandbox = Sandbox::new().trip("1", 1);
     Script::new(&sandbox, "nightly").start(1).finish();
     let held =
         [lock(&jobs(&sandbox, "nightly.lock")), lock(&jobs(&sandbox, "nightly.commit")), sandbox.hold_lock("1.lock")];
     let trace = sandbox.path("trace");
     for args in [&["status"][..], &["status", "nightly", "--why"], &["status", "1", "--why"], &["history"]] {
-        let traced = ["strace", "-f", "-e", "trace=flock", "-o"].map(std::ffi::OsString::from);
-        sandbox.triplock(args).under(traced.into_iter().chain([trace.clone().into()])).run().exits(0);
-        let calls = fs::read_to_string(&trace).unwrap();
-        assert!(!calls.contains("flock("), "{args:?}: {calls}");
+        sandbox.triplock(args).under(strace::tracing(&trace, &["-e", "trace=flock,openat"])).run().exits(0);
+        let calls = strace::calls(&trace);
+        assert!(calls.iter().any(|call| call.is("openat", "/proc/locks")), "{args:?}: {calls:?}");
+        assert!(!calls.iter().any(|call| call.name == "flock"), "{args:?}: {calls:?}");
     }
     drop(held);
 }
@@ -167,9 +172,13 @@ fn an_orphaned_job_and_a_leftover_have_names() {
     Script::new(&sandbox, "nightly").start(1).end(1, Outcome::Succeeded, Some(0)).finish();
     let job = of(&sandbox, "nightly");
     assert_eq!((&job["state"], &job["holders"][0]["pid"]), (&json!("held"), &json!(orphan.pid())));
+    assert!(text(&sandbox, &[]).contains("no run is recorded"), "the process is younger than the run's end");
+    Script::new(&sandbox, "nightly").start(1).later(7200).end(1, Outcome::Succeeded, Some(0)).finish();
     let shown = text(&sandbox, &[]);
     assert!(
-        shown.contains("held") && shown.contains("sleep 1000") && shown.contains(&orphan.pid().to_string()),
+        shown.contains("held by a leftover")
+            && shown.contains("sleep 1000")
+            && shown.contains(&orphan.pid().to_string()),
         "{shown}"
     );
 }
@@ -274,4 +283,38 @@ fn an_unknown_name_is_said_so() {
     let sandbox = sandbox.trip("1", 1);
     assert_eq!(sandbox.triplock(["status", "2", "--why"]).fails(66)["error"], "no_such_job");
     sandbox.triplock(["status", "--why"]).fails(64);
+}
+
+/// The real thing: a wrapper that is killed leaves the job, the job keeps the lock, and both have names.
+#[test]
+fn a_killed_wrapper_leaves_a_job_with_a_name() {
+    let sandbox = Sandbox::new();
+    let door = sandbox.path("door");
+    let closed = exclusive(&door);
+    let wrapper = sandbox.triplock(["run", "job", "--", "flock"]).arg(&door).arg("true").in_text().start();
+    let shown = || lines(&sandbox.triplock(["status"]).run().exits(0).stdout);
+    eventually("it runs", || shown().first().is_some_and(|job| job["state"] == "running"));
+    let holder = shown()[0]["holders"][0].clone();
+    assert!(holder["command"].as_str().unwrap().contains(" run job -- flock"), "{holder}");
+    let why = || status(&sandbox, &["job", "--why"]).remove(0);
+    // Once the command has become `flock`.
+    eventually("both have names", || {
+        let found = why();
+        let processes = found["processes"].as_array().unwrap();
+        processes.len() == 2
+            && processes[0]["pid"] == holder["pid"]
+            && processes[1]["role"] == "command"
+            && processes[1]["command"].as_str().is_some_and(|command| command.starts_with("flock "))
+            && processes.iter().all(|process| process["keeps"] == true)
+    });
+    wrapper.kill();
+    eventually("the wrapper is gone", || shown()[0]["state"] == "orphaned");
+    assert!(shown()[0]["holders"][0]["command"].as_str().unwrap().starts_with("flock "), "{:?}", shown());
+    drop(closed);
+    eventually("the job is gone", || shown()[0]["state"] == "idle");
+    assert_eq!(wrapper.finish().code(), None);
+    assert_eq!(shown()[0]["lost"], json!([1]));
+    sandbox.triplock(["run", "job", "--", "true"]).in_text().run().exits(0);
+    let job = &shown()[0];
+    assert_eq!((&job["counts"], &job["lost"]), (&json!({"succeeded": 1, "lost": 1}), &Value::Null));
 }
