@@ -42,6 +42,7 @@ pub mod clock;
 #[doc(hidden)]
 pub mod command;
 mod dir;
+mod duration;
 mod error;
 pub mod exit;
 mod held;
@@ -49,8 +50,10 @@ pub mod job;
 pub mod lock;
 mod name;
 mod output;
+#[allow(dead_code, unused_imports)]
 mod process;
 pub mod race;
+mod sealed;
 pub mod state;
 
 pub use booking::{Change, Event, Refusal, Request};

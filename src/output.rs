@@ -104,6 +104,19 @@ impl Output {
 /// The one place that turns an error into what is printed and the exit code.
 /// `state`: the state directory, for who looked for a trip in the wrong one.
 pub(crate) fn report(output: &Output, error: &anyhow::Error, state: impl FnOnce() -> Option<PathBuf>) -> ExitCode {
+    let (failure, code) = failure(error, state);
+    output.failure(&failure);
+    code
+}
+
+/// The same for commands whose exit code is another command's: every error of ours is one code.
+pub(crate) fn report_as(output: &Output, error: &anyhow::Error, code: ExitCode) -> u8 {
+    let (failure, _) = failure(error, || None);
+    output.failure(&Failure { exit_code: code.code(), ..failure });
+    code.code()
+}
+
+fn failure(error: &anyhow::Error, state: impl FnOnce() -> Option<PathBuf>) -> (Failure<'_>, ExitCode) {
     let mut details = serde_json::Map::new();
     // A typed error tells its source already; anything else says what it was wrapped in, and then its chain.
     let typed = error.downcast_ref::<Error>();
@@ -148,6 +161,5 @@ pub(crate) fn report(output: &Output, error: &anyhow::Error, state: impl FnOnce(
         }
         None => ("system", ExitCode::System),
     };
-    output.failure(&Failure { error: kind, message, exit_code: code.code(), details });
-    code
+    (Failure { error: kind, message, exit_code: code.code(), details }, code)
 }

@@ -1,6 +1,7 @@
 //! The command line: what can be said, and nothing of what it does.
 
 mod plain;
+mod run;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -9,7 +10,10 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 
+pub(crate) use run::{Run, Stop};
+
 use crate::{
+    duration::parse as duration,
     name::{Name, RequestId, Student},
     race::{Delay, LockKind, Place},
 };
@@ -81,6 +85,10 @@ pub(crate) enum Command {
     Book(Book),
     /// Cancel a student's booking; its seats are free again.
     Cancel(Cancel),
+    /// Run a command that must not overlap with itself, and record how it went.
+    Run(Run),
+    /// End the running command of a job.
+    Stop(Stop),
     /// Show the race for the last seat, and each lock that ends it.
     Race(Race),
     /// One student of a race, as a process of its own.
@@ -259,38 +267,9 @@ fn seats(given: &str) -> Result<u32, String> {
     }
 }
 
-/// A duration: seconds with decimals, or a number with a unit.
-pub(crate) fn duration(given: &str) -> Result<Duration, String> {
-    let wrong = || "give seconds (0.3) or a number with a unit (90s 5m 1h 1d)".to_owned();
-    let (number, unit) = match given.strip_suffix(['s', 'm', 'h', 'd']) {
-        Some(number) => (number, &given[number.len()..]),
-        None => (given, "s"),
-    };
-    let seconds = match unit {
-        "m" => 60.0,
-        "h" => 3600.0,
-        "d" => 86400.0,
-        _ => 1.0,
-    };
-    if !number.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
-        return Err(wrong());
-    }
-    let number: f64 = number.parse().map_err(|_| wrong())?;
-    Duration::try_from_secs_f64(number * seconds).map_err(|_| wrong())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations() {
-        assert_eq!(duration("0.3"), Ok(Duration::from_millis(300)));
-        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
-        for bad in ["", "s", "-1", "1e3", "1w", "inf", "5 m", "1.2.3", "ß"] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn the_command_line_is_consistent() {

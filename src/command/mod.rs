@@ -2,6 +2,7 @@
 
 mod batch;
 mod race;
+mod run;
 mod trip;
 
 use std::{error::Error as _, io, path::PathBuf};
@@ -49,6 +50,8 @@ pub fn main() -> u8 {
         Command::Cancel(cli::Cancel { trip, student, request }) => {
             trip::change(&output, &global, &trip, Change::Cancel { student }, request)
         }
+        Command::Run(args) => return run::run(&output, &global, &args),
+        Command::Stop(args) => run::stop(&output, &global, &args),
         Command::Race(args) => race::race(&output, &args),
         Command::RaceStudent(args) => race::student(&args),
     };

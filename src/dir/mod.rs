@@ -62,6 +62,9 @@ pub(crate) struct Dir {
     file_mode: Mode,
 }
 
+/// The mode of a directory that a group shares: what is made in it belongs to the group.
+const SHARED: Mode = Mode::RWXU.union(Mode::RWXG).union(Mode::SGID);
+
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
@@ -128,6 +131,54 @@ impl Dir {
             }
         }
         Err(Error::cannot_create(self.path_of(name), io::ErrorKind::AlreadyExists))
+    }
+
+    /// Makes a file that is only ever appended to, or says that one of that name is there.
+    ///
+    /// Its descriptor is for others to write to, so it has none of the flags that only an unknown file needs.
+    pub(crate) fn create_to_append(&self, name: &str) -> Result<Option<File>> {
+        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        match rustix::fs::openat(&self.fd, name, flags, self.file_mode).map(File::from) {
+            Ok(file) if self.is_shared() => self.regular(name, file).map(|(file, _)| Some(file)),
+            Ok(file) => Ok(Some(file)),
+            Err(Errno::EXIST) => Ok(None),
+            Err(errno) => Err(Error::cannot_create(self.path_of(name), errno)),
+        }
+    }
+
+    /// A directory of ours inside, or `None` when it is missing.
+    pub(crate) fn subdirectory(&self, name: &str) -> Result<Option<Self>> {
+        let path = self.path_of(name);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => {
+                let stat = rustix::fs::fstat(&fd).map_err(|e| Error::io("stat", &path, e))?;
+                let lacks = !Mode::from_raw_mode(stat.st_mode).contains(Mode::RWXG);
+                if lacks && self.is_shared() && stat.st_uid == rustix::process::geteuid().as_raw() {
+                    rustix::fs::fchmod(&fd, SHARED).map_err(|e| Error::io("set the mode of", &path, e))?;
+                }
+                Ok(Some(Self { fd, path, file_mode: self.file_mode }))
+            }
+            Err(Errno::NOENT) => Ok(None),
+            Err(Errno::NOTDIR | Errno::LOOP) => {
+                Err(Error::NotRegular { path, kind: "file or link where a directory belongs" })
+            }
+            Err(errno) => Err(Error::io("open", path, errno)),
+        }
+    }
+
+    /// The same, made (and its entry synced) when it is missing.
+    pub(crate) fn make_subdirectory(&self, name: &str) -> Result<Self> {
+        if let Some(dir) = self.subdirectory(name)? {
+            return Ok(dir);
+        }
+        let path = self.path_of(name);
+        match rustix::fs::mkdirat(&self.fd, name, if self.is_shared() { SHARED } else { Mode::RWXU }) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(Error::cannot_create(path, errno)),
+        }
+        self.sync()?;
+        self.subdirectory(name)?.ok_or_else(|| Error::cannot_create(path, io::ErrorKind::NotFound))
     }
 
     /// Whether a group shares the directory: then the umask must not take the group's bits away.

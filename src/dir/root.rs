@@ -132,42 +132,14 @@ impl StateDir {
 
     /// A directory of ours inside, or `None` when it is missing.
     pub(crate) fn subdirectory(&self, name: &str) -> Result<Option<Dir>> {
-        let path = self.dir.path_of(name);
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        match rustix::fs::openat(&self.dir.fd, name, flags, Mode::empty()) {
-            Ok(fd) => {
-                let stat = rustix::fs::fstat(&fd).map_err(|e| Error::io("stat", &path, e))?;
-                let lacks = !Mode::from_raw_mode(stat.st_mode).contains(Mode::RWXG);
-                if lacks && self.is_shared() && stat.st_uid == rustix::process::geteuid().as_raw() {
-                    rustix::fs::fchmod(&fd, SHARED).map_err(|e| Error::io("set the mode of", &path, e))?;
-                }
-                Ok(Some(Dir { fd, path, file_mode: self.dir.file_mode }))
-            }
-            Err(Errno::NOENT) => Ok(None),
-            Err(Errno::NOTDIR | Errno::LOOP) => {
-                Err(Error::NotRegular { path, kind: "file or link where a directory belongs" })
-            }
-            Err(errno) => Err(Error::io("open", path, errno)),
-        }
+        self.dir.subdirectory(name)
     }
 
     /// The same, made (and its entry synced) when it is missing.
     pub(crate) fn make_subdirectory(&self, name: &str) -> Result<Dir> {
-        if let Some(dir) = self.subdirectory(name)? {
-            return Ok(dir);
-        }
-        let path = self.dir.path_of(name);
-        match rustix::fs::mkdirat(&self.dir.fd, name, if self.is_shared() { SHARED } else { Mode::RWXU }) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(Error::cannot_create(path, errno)),
-        }
-        self.dir.sync()?;
-        self.subdirectory(name)?.ok_or_else(|| Error::cannot_create(path, io::ErrorKind::NotFound))
+        self.dir.make_subdirectory(name)
     }
 }
-
-/// The mode of a directory that a group shares: what is made in it belongs to the group.
-const SHARED: Mode = Mode::RWXU.union(Mode::RWXG).union(Mode::SGID);
 
 /// Makes the directory 0700 and its missing parents, and syncs each parent that got a new entry, so that a power cut
 /// cannot take away a directory in which something was answered.

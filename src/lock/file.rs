@@ -88,10 +88,14 @@ impl FileLock {
         Ok(guard)
     }
 
-    /// What the note of a lock says, whether it is held or not: a hint.
-    pub(crate) fn last_holder(&self, file_name: &str) -> Result<Option<(Holder, FileId)>> {
+    /// What the note of a lock says, whether it is held or not: a hint. `None` when there is no such file.
+    pub(crate) fn note_of(&self, file_name: &str) -> Result<Option<(Option<Holder>, FileId)>> {
         let Some((file, stat)) = self.dir.open(file_name, Access::Read)? else { return Ok(None) };
-        Ok(holder_in(&file).map(|holder| (holder, stat.id)))
+        Ok(Some((holder_in(&file), stat.id)))
+    }
+
+    pub(crate) fn path_of(&self, file_name: &str) -> PathBuf {
+        self.dir.path_of(file_name)
     }
 
     pub(super) fn dir(&self) -> &Dir {

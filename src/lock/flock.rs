@@ -4,7 +4,12 @@
 //! a method call would resolve to.
 #![allow(clippy::disallowed_methods)]
 
-use std::{fs::File, io, time::Instant};
+use std::{
+    fs::File,
+    io,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
 
 use super::{Until, signals, timer};
 
@@ -48,6 +53,20 @@ pub(super) fn exclusive(file: &File, until: Until) -> io::Result<bool> {
                     other => return other.map(|()| true),
                 }
             }
+        }
+    }
+}
+
+/// Takes the exclusive lock, however long that takes, unless an interruption finds the flag set.
+pub(super) fn exclusive_unless(file: &File, called_back: &AtomicBool) -> io::Result<bool> {
+    loop {
+        match fs2::FileExt::lock_exclusive(file) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {
+                if called_back.load(Ordering::Relaxed) {
+                    return Ok(false);
+                }
+            }
+            other => return other.map(|()| true),
         }
     }
 }

@@ -71,11 +71,16 @@ impl HeldFile {
                     return Ok(Taken::Busy(file));
                 }
             }
-            let held = Self { file: Some(file), id, _entry: reentry::Entry::new(id), _thread: PhantomData };
+            let held = Self::adopt(file, id);
             if held.is_the_paths(dir, name)? {
                 return Ok(Taken::Held(held));
             }
         }
+    }
+
+    /// A file that another thread of ours locked for this one.
+    pub(super) fn adopt(file: File, id: FileId) -> Self {
+        Self { file: Some(file), id, _entry: reentry::Entry::new(id), _thread: PhantomData }
     }
 
     /// Whether the path still means the file that is locked.

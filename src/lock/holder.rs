@@ -3,6 +3,8 @@
 //! It is written in place after winning, never before, and left behind on release: that a lock is held is derived
 //! from the lock, never from the note. It is one block of constant size, so an older, longer note cannot show through.
 
+use std::ffi::OsStr;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -25,26 +27,42 @@ pub struct Identity {
 impl Identity {
     /// This process and its command line.
     pub fn current() -> Self {
-        let mut command = String::new();
-        for word in std::env::args_os() {
-            if command.len() >= COMMAND_KEPT {
-                break;
-            }
-            if !command.is_empty() {
-                command.push(' ');
-            }
-            command.push_str(&word.to_string_lossy());
-        }
-        let mut command: String = command.chars().filter(|c| !c.is_control()).collect();
-        while command.len() > COMMAND_KEPT {
-            command.pop();
-        }
+        let command = shortened(std::env::args_os());
         let mut host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         while host.len() > 64 {
             host.pop();
         }
         Self { pid: std::process::id(), host, command }
     }
+
+    /// Node name of the machine.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// This process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+}
+
+/// A command line in at most 160 bytes, without control characters.
+pub(crate) fn shortened(words: impl Iterator<Item: AsRef<OsStr>>) -> String {
+    let mut command = String::new();
+    for word in words {
+        if command.len() >= COMMAND_KEPT {
+            break;
+        }
+        if !command.is_empty() {
+            command.push(' ');
+        }
+        command.push_str(&word.as_ref().to_string_lossy());
+    }
+    let mut command: String = command.chars().filter(|c| !c.is_control()).collect();
+    while command.len() > COMMAND_KEPT {
+        command.pop();
+    }
+    command
 }
 
 /// Who holds (or last held) a lock: a hint, read without holding it.

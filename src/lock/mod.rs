@@ -9,6 +9,7 @@
 //! with one blocking flock(2), never by polling (a poller every 50 ms got a contended lock 1 time in 12; a sleeper,
 //! 80 times of 80).
 
+mod any;
 mod file;
 mod flock;
 mod held_file;
@@ -23,10 +24,11 @@ use std::time::{Duration, Instant};
 
 pub use file::{FileGuard, FileLock};
 pub(crate) use held_file::{HeldFile, Missing, Taken, read_head};
+pub(crate) use holder::shortened;
 pub use holder::{Holder, Identity};
-pub(crate) use lease::is_sole_opener;
+pub(crate) use lease::{Openers, is_sole_opener, other_openers};
 pub use memory::{MemoryGuard, MemoryLock};
-pub(crate) use signals::{Deferred, arrived, signal_arrived};
+pub(crate) use signals::{Deferred, arrived, handled_signals, signal_arrived};
 
 use crate::{error::Result, name::Name};
 

@@ -53,6 +53,12 @@ pub(super) fn interrupted() -> io::Result<()> {
 
 const HELD_BACK: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
 
+/// The signals that may have a handler of this module's or the timer's: a new process must not run those.
+pub(crate) fn handled_signals() -> [libc::c_int; 4] {
+    let [first, second, third] = HELD_BACK;
+    [first, second, third, timer::signal()]
+}
+
 /// While it lives the signals only raise the flag.
 pub(crate) struct Deferred {
     before: [libc::sigaction; 3],

@@ -23,7 +23,7 @@ use std::{
 const REFIRE: Duration = Duration::from_millis(5);
 
 /// Which signal: a real-time one, since the others belong to somebody. C libraries keep the first few themselves.
-fn signal() -> libc::c_int {
+pub(super) fn signal() -> libc::c_int {
     libc::SIGRTMIN() + 7
 }
 
@@ -52,7 +52,7 @@ pub(super) fn go_off_now() {
 }
 
 /// Installs the handler, once for the process.
-fn install() -> io::Result<()> {
+pub(super) fn install() -> io::Result<()> {
     static INSTALLED: OnceLock<Result<(), i32>> = OnceLock::new();
     let installed = INSTALLED.get_or_init(|| {
         // SAFETY: zero is a valid sigaction; the fields that matter are set below.
@@ -131,6 +131,18 @@ fn unblock() -> io::Result<libc::sigset_t> {
             errno => Err(io::Error::from_raw_os_error(errno)),
         }
     }
+}
+
+/// Lets the alarm's signal through to this thread, for [`call`].
+pub(super) fn let_through() -> io::Result<()> {
+    unblock().map(drop)
+}
+
+/// Makes the blocking call of another thread return `EINTR`, if it is in one.
+pub(super) fn call(thread: &std::thread::JoinHandle<()>) {
+    use std::os::unix::thread::JoinHandleExt as _;
+    // SAFETY: the thread has not been joined, so its id means it; the handler is installed and does nothing.
+    unsafe { libc::pthread_kill(thread.as_pthread_t() as libc::pthread_t, signal()) };
 }
 
 fn timespec(duration: Duration) -> libc::timespec {

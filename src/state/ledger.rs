@@ -8,6 +8,7 @@ use crate::{
     dir::{Access, Dir, FileId, stat_file},
     error::{Error, Result},
     name::Name,
+    sealed,
 };
 
 /// How much is read at once.
@@ -135,7 +136,7 @@ impl Ledger {
 
     /// The last bytes before `offset`: of a line that ends there, its checksum.
     pub(super) fn anchor(&self, offset: u64) -> Result<String> {
-        let bytes = self.read_range(offset.saturating_sub(line::CHECKSUM_LEN as u64 + 1), offset)?;
+        let bytes = self.read_range(offset.saturating_sub(sealed::CHECKSUM_LEN as u64 + 1), offset)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
@@ -203,7 +204,7 @@ impl Ledger {
         let mut bad: Option<(u64, String)> = None;
         self.lines(from.offset, size, |offset, bytes, complete| {
             if let Some((at, why)) = &bad {
-                if complete && line::is_intact(bytes) && line::synced(bytes).is_some_and(|synced| synced > *at) {
+                if complete && sealed::is_intact(bytes) && line::synced(bytes).is_some_and(|synced| synced > *at) {
                     return Err(self.corrupt(*at, why.clone()));
                 }
             } else {

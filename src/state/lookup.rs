@@ -11,13 +11,14 @@ use super::{
     files::TripFiles,
     index::{self, Found, Index, Key},
     ledger::{Ledger, Mark},
-    line::{self, Line},
+    line::Line,
 };
 use crate::{
     booking::Event,
     error::Result,
     lock::Until,
     name::{RequestId, Student},
+    sealed,
 };
 
 /// Uncovered bytes from which the index is brought up before anything is looked up.
@@ -105,7 +106,7 @@ impl<'l> Lookup<'l> {
         let mut from = 0;
         while self.tail_start + (from as u64) < durable {
             let len = memchr::memchr(b'\n', &self.tail[from..]).unwrap_or(self.tail.len() - from);
-            if !line::is_intact(&self.tail[from..from + len]) {
+            if !sealed::is_intact(&self.tail[from..from + len]) {
                 let offset = self.tail_start + from as u64;
                 return Err(self.ledger.corrupt(offset, "the checksum of a line that was on disk does not match"));
             }

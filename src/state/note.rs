@@ -9,10 +9,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{files::TripFiles, line};
+use super::files::TripFiles;
 use crate::{
     error::{Error, Result},
     lock::HeldFile,
+    sealed,
 };
 
 /// The size of the note, in bytes.
@@ -48,12 +49,12 @@ impl Note {
             return Ok(None);
         }
         super::ledger::refuse_newer(&files.dir.path_of(&files.sync), bytes)?;
-        let note = line::is_intact(bytes).then(|| serde_json::from_slice(bytes).ok()).flatten();
+        let note = sealed::is_intact(bytes).then(|| serde_json::from_slice(bytes).ok()).flatten();
         Ok(Some(note.unwrap_or(Self::condemn(generation))))
     }
 
     pub(super) fn write(&self, files: &TripFiles, sync: &HeldFile) -> Result<()> {
-        let bytes = line::sealed_block(self, SIZE);
+        let bytes = sealed::sealed_block(self, SIZE);
         sync.write(&bytes).map_err(|e| Error::io("write", files.dir.path_of(&files.sync), e))
     }
 

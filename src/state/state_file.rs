@@ -8,13 +8,14 @@ use std::{fs::File, os::unix::fs::FileExt as _, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::{files::TripFiles, ledger::refuse_newer, line};
+use super::{files::TripFiles, ledger::refuse_newer};
 use crate::{
     booking::Totals,
     dir::Access,
     error::{Error, Result},
     lock::is_sole_opener,
     name::Name,
+    sealed,
 };
 
 /// The size of a state file in bytes, padded with spaces: it never grows, so one inode can be used again for the next.
@@ -54,7 +55,7 @@ impl State {
     fn decode(bytes: &[u8], path: &Path, trip: &Name) -> Result<Option<Self>> {
         let bytes = bytes.trim_ascii_end();
         refuse_newer(path, bytes)?;
-        if !line::is_intact(bytes) {
+        if !sealed::is_intact(bytes) {
             return Ok(None);
         }
         Ok(serde_json::from_slice::<Json>(bytes).ok().filter(|json| json.trip == *trip).map(|json| Self {
@@ -72,7 +73,7 @@ impl State {
             totals: self.totals,
             durable: self.durable,
         };
-        line::sealed_block(&json, SIZE)
+        sealed::sealed_block(&json, SIZE)
     }
 
     /// Makes this the state that everybody reads. The caller holds `NAME.sync`, which guards the fresh file's name.

@@ -25,12 +25,12 @@ use siphasher::sip::SipHasher13;
 use super::{
     files::TripFiles,
     ledger::{Ledger, refuse_newer},
-    line,
 };
 use crate::{
     dir::Access,
     error::{Error, Result},
     lock::{HeldFile, Missing, Taken, Until},
+    sealed,
 };
 use run::Run;
 pub(super) use writer::{Fields, checkpoint};
@@ -89,12 +89,12 @@ struct Header {
 
 impl Header {
     fn encode(&self) -> Vec<u8> {
-        line::sealed_block(self, BLOCK)
+        sealed::sealed_block(self, BLOCK)
     }
 
     fn decode(block: &[u8]) -> Option<Self> {
         let bytes = block.trim_ascii_end();
-        line::is_intact(bytes).then(|| serde_json::from_slice(bytes).ok()).flatten()
+        sealed::is_intact(bytes).then(|| serde_json::from_slice(bytes).ok()).flatten()
     }
 
     /// Whether it is about just this ledger: its generation, and the very line that ends where the covered ones do.

@@ -18,6 +18,7 @@ use crate::{
     booking::Event,
     error::{Error, Result},
     lock::{HeldFile, Missing, Taken, Until},
+    sealed,
     state::{
         files::TripFiles,
         ledger::Ledger,
@@ -139,7 +140,7 @@ impl Writer<'_> {
         let ledger = self.ledger;
         ledger
             .lines(self.header.covered, durable, |offset, bytes, complete| {
-                if !complete || !line::is_intact(bytes) {
+                if !complete || !sealed::is_intact(bytes) {
                     return Err(ledger.corrupt(offset, "a bad line among those that were on disk"));
                 }
                 slice.extend(fields.keys(bytes).map(|key| Entry { hash: self.header.seed.hash(key), offset }));

@@ -1,0 +1,80 @@
+//! `run` and `stop`.
+
+use std::ffi::OsString;
+
+use super::{hint, state_path};
+use crate::{
+    cli::{self, Global},
+    dir::StateDir,
+    error::{Error, Result},
+    exit::ExitCode,
+    job::{self, Done, Options, Outcome, StopJob},
+    lock::Holder,
+    output::{self, Failure, Output},
+};
+
+/// `run`: the command's own exit code, or ours.
+pub(super) fn run(output: &Output, global: &Global, args: &cli::Run) -> u8 {
+    match attempt(output, global, args) {
+        Ok(done) => {
+            tell(output, args, &done);
+            done.code
+        }
+        // Fails closed: nothing was run.
+        Err(error) => output::report_as(output, &error.into(), ExitCode::NotRun),
+    }
+}
+
+fn attempt(output: &Output, global: &Global, args: &cli::Run) -> Result<Done> {
+    let (command, options) = resolve(args)?;
+    let state = StateDir::open(&state_path(global)?, global.allow_network_fs)?;
+    let announce = |lock: &str, holder: Option<&Holder>| {
+        if output.announce_waits {
+            eprintln!("triplock: {}: waiting for {lock}{}", args.job, hint(holder));
+        }
+    };
+    job::Run { state: &state, job: &args.job, command: &command, options: &options, announce: &announce }.run()
+}
+
+/// The command and how to run it.
+fn resolve(args: &cli::Run) -> Result<(Vec<OsString>, Options)> {
+    Ok((args.command.clone(), args.settings().lower()?))
+}
+
+/// Says on stderr what the exit code does not. A run that was skipped is silent unless somebody watches: its line is
+/// in the ledger, and cron would mail anything that is said.
+fn tell(output: &Output, args: &cli::Run, done: &Done) {
+    let job = &args.job;
+    for warning in &done.warnings {
+        output.message(&format!("{job}: {warning}"));
+    }
+    let Some(why) = &done.why else { return };
+    let word = match done.outcome {
+        Outcome::Skipped | Outcome::NotDue | Outcome::Interrupted if !output.announce_waits && !output.json => return,
+        Outcome::NotStarted => "not started: ",
+        outcome if !outcome.has_run() => "not run: ",
+        _ => "",
+    };
+    let mut details = serde_json::Map::new();
+    details.insert("job".to_owned(), job.as_str().into());
+    details.insert("holder".to_owned(), serde_json::to_value(&done.holder).unwrap_or_default());
+    let message = format!("{job}: {word}{why}");
+    output.failure(&Failure { error: done.outcome.word(), message, exit_code: done.code, details });
+}
+
+/// `stop`.
+pub(super) fn stop(output: &Output, global: &Global, args: &cli::Stop) -> anyhow::Result<ExitCode> {
+    let unknown =
+        || Error::NoSuchJob { job: args.job.clone(), why: "`triplock status` shows those there are".to_owned() };
+    let state = StateDir::open_existing(&state_path(global)?, global.allow_network_fs)?.ok_or_else(unknown)?;
+    let ended = job::stop(&StopJob { state: &state, job: &args.job, grace: args.kill_after })?;
+    if ended == 0 {
+        let mut details = serde_json::Map::new();
+        details.insert("job".to_owned(), args.job.as_str().into());
+        let message = format!("{}: nothing to stop: it is not running", args.job);
+        output.failure(&Failure { error: "not_running", message, exit_code: ExitCode::Refused.code(), details });
+        return Ok(ExitCode::Refused);
+    }
+    output.message(&format!("{}: stopped", args.job));
+    Ok(ExitCode::Success)
+}

@@ -1,0 +1,308 @@
+//! The course of a run that has started: its attempts, and its end.
+//!
+//! Nothing here fails any more: whatever goes wrong after the start is an outcome, and is recorded as one. A run whose
+//! end cannot be recorded (a full disk) still gives the command's own exit code; the next run finds the start without
+//! an end, and records it as lost.
+
+use std::{
+    ffi::OsString,
+    io::Write as _,
+    os::fd::{AsFd as _, BorrowedFd},
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, Utc};
+
+use super::{
+    acquire::Locks,
+    files::JobFiles,
+    ledger::{Appended, JobLedger},
+    log::Log,
+    model::{Ended, Event, Outcome, Request, RunId, Started},
+    options::{Hold, Options, OutputMode},
+    run::Done,
+    supervise::{Attempt, Cause, Supervisor, pause},
+};
+use crate::{
+    dir::StateDir,
+    error::Result,
+    exit::ExitCode,
+    held::Held,
+    lock::Fence,
+    name::Name,
+    process::{self, Cgroup, Program, Signals, Spawn, SpawnError, Status, Tree, Usage},
+};
+
+/// A run that has started.
+pub(super) struct Course<'a> {
+    pub(super) job: &'a Name,
+    pub(super) command: &'a [OsString],
+    pub(super) command_line: String,
+    pub(super) options: &'a Options,
+    pub(super) state: &'a StateDir,
+    pub(super) files: &'a JobFiles,
+    pub(super) ledger: &'a JobLedger,
+    pub(super) held: &'a Held,
+    pub(super) signals: &'a Signals,
+    pub(super) run: RunId,
+    pub(super) fence: Fence,
+}
+
+/// How one attempt ended.
+struct Verdict {
+    outcome: Outcome,
+    code: u8,
+    exit: Option<u8>,
+    signal: Option<i32>,
+    usage: Usage,
+    start: DateTime<Utc>,
+    duration: Duration,
+    why: Option<String>,
+}
+
+impl Course<'_> {
+    /// Runs the attempts, records the end and lets the locks go.
+    pub(super) fn see_through(&self, locks: Locks) -> Done {
+        let mut warnings = Vec::new();
+        let mut log = None;
+        let start = self.ledger.now();
+        let created = match self.options.output {
+            OutputMode::Inherit => Ok(None),
+            OutputMode::Capture | OutputMode::OnFailure => {
+                Log::create(&self.files.dir, self.job, self.run, self.options.log_limit).map(Some)
+            }
+        };
+        let (attempt, verdict) = match created {
+            Ok(created) => {
+                log = created;
+                self.attempts(&locks, log.as_mut(), &mut warnings)
+            }
+            Err(e) => (1, Verdict::not_started(ExitCode::NotRun, e.to_string(), start)),
+        };
+        let slot = locks.slot;
+        let mut outcome = verdict.outcome;
+        let ended = self.ledger.append(|totals| {
+            // Whoever ended us may have recorded that already.
+            let Some(running) = totals.in_slot(slot).filter(|running| running.run == self.run) else {
+                return Vec::new();
+            };
+            if let (Some(request), true) = (running.ending, verdict.may_be_requested()) {
+                outcome = request.outcome();
+            }
+            vec![Event::Ended(self.ended(&verdict, outcome, attempt, false, locks.waited))]
+        });
+        self.release(locks);
+        let recorded = ended.and_then(|appended: Appended| appended.sync());
+        warnings.extend(recorded.err().map(|e| format!("the end of run {} is not recorded: {e}", self.run)));
+        if let Some(log) = log {
+            let show = self.options.output == OutputMode::OnFailure && outcome != Outcome::Succeeded;
+            warnings.extend(finish(log, show, outcome, self.options.keep_runs).err().map(|e| e.to_string()));
+        }
+        Done { why: verdict.why, warnings, ..Done::of(outcome, verdict.code) }
+    }
+
+    fn release(&self, locks: Locks) {
+        match self.options.hold {
+            Hold::Command => drop(locks),
+            Hold::Tree => {
+                locks.named.into_iter().for_each(crate::lock::FileGuard::abandon);
+                locks.job.abandon();
+            }
+        }
+    }
+
+    /// Attempt after attempt. Gives the last one.
+    fn attempts(&self, locks: &Locks, mut log: Option<&mut Log>, warnings: &mut Vec<String>) -> (u32, Verdict) {
+        let program = match Program::find(self.command) {
+            Ok(program) => program,
+            Err(e) => return (1, self.spawn_failed(&e, self.ledger.now())),
+        };
+        if let Err(e) = process::become_subreaper() {
+            warnings.push(format!("a descendant that leaves the job's group may outlive it: {e}"));
+        }
+        let mut attempt = 1;
+        loop {
+            let verdict = self.attempt(attempt, &program, locks, log.as_deref_mut(), warnings);
+            let again =
+                matches!(verdict.outcome, Outcome::Failed | Outcome::TimedOut) && attempt <= self.options.retries.count;
+            if !again || self.is_unwanted(locks.slot) {
+                return (attempt, verdict);
+            }
+            // Not synced: the next start is appended behind it, and the last end is synced with all before it.
+            let ended = self.ended(&verdict, verdict.outcome, attempt, true, locks.waited);
+            warnings.extend(self.ledger.append(|_| vec![Event::Ended(ended)]).err().map(|e| e.to_string()));
+            match pause(self.signals, self.options.retries.pause_after(attempt)) {
+                Ok(None) => {}
+                Ok(Some(signal)) => {
+                    let code = 128 + u8::try_from(signal).unwrap_or_default();
+                    let why = Some(format!("signal {signal} ended the pause before attempt {}", attempt + 1));
+                    return (attempt, Verdict { outcome: Outcome::Stopped, code, why, ..verdict });
+                }
+                Err(e) => warnings.push(format!("no pause before attempt {}: {e}", attempt + 1)),
+            }
+            attempt += 1;
+            let started = self.started(attempt, locks);
+            warnings.extend(self.ledger.append(|_| vec![Event::Started(started)]).err().map(|e| e.to_string()));
+        }
+    }
+
+    /// Whether somebody has asked for the end of this run.
+    fn is_unwanted(&self, slot: u32) -> bool {
+        let totals = self.ledger.totals().unwrap_or_default();
+        totals.in_slot(slot).is_some_and(|running| running.run == self.run && running.ending.is_some())
+    }
+
+    fn attempt(
+        &self,
+        attempt: u32,
+        program: &Program,
+        locks: &Locks,
+        log: Option<&mut Log>,
+        warnings: &mut Vec<String>,
+    ) -> Verdict {
+        let start = self.ledger.now();
+        let foreground = process::in_foreground();
+        // Certain to end with its whole tree, where the system offers that; only who sets a limit pays for it.
+        let cgroup = self.options.time_limit.and_then(|_| Cgroup::try_make(&format!("{}-{}", self.job, self.run)));
+        let inherit: Vec<BorrowedFd<'_>> = match self.options.close {
+            true => Vec::new(),
+            false => std::iter::once(&locks.job).chain(&locks.named).map(crate::lock::FileGuard::descriptor).collect(),
+        };
+        let output = log.as_ref().map(|log| log.output());
+        let environment = self.environment(attempt, locks);
+        let spawn = Spawn {
+            program,
+            environment: &environment,
+            stdin: None,
+            stdout: output,
+            stderr: output,
+            inherit: &inherit,
+            own_group: !foreground,
+            cgroup: cgroup.as_ref().map(Cgroup::as_fd),
+            mask: Some(self.signals.before()),
+        };
+        let child = match spawn.start() {
+            Ok(child) => child,
+            Err(e) => return self.spawn_failed(&e, start),
+        };
+        let mut tree = Tree::new(child, !foreground, cgroup);
+        let supervisor = Supervisor { options: self.options, signals: self.signals, log, foreground };
+        match supervisor.watch(&mut tree) {
+            Ok(attempt) => {
+                if !attempt.survivors.is_empty() {
+                    warnings.push(format!("could not end {}", attempt.survivors.join(", ")));
+                }
+                self.judge(&attempt, start)
+            }
+            Err(e) => {
+                // Nobody would watch over it.
+                let survivors = tree.kill_all();
+                let why = format!("cannot watch over the command any more: {e}; it was killed ({survivors:?})");
+                Verdict { outcome: Outcome::Failed, ..Verdict::not_started(ExitCode::NotRun, why, start) }
+            }
+        }
+    }
+
+    fn environment(&self, attempt: u32, locks: &Locks) -> Vec<(OsString, Option<OsString>)> {
+        let mut variables: Vec<(OsString, Option<OsString>)> = vec![
+            ("TRIPLOCK_JOB".into(), Some(self.job.as_str().into())),
+            ("TRIPLOCK_RUN_ID".into(), Some(self.run.to_string().into())),
+            ("TRIPLOCK_ATTEMPT".into(), Some(attempt.to_string().into())),
+            ("TRIPLOCK_FENCE".into(), Some(self.fence.to_string().into())),
+            ("TRIPLOCK_LOCK_FILE".into(), Some(locks.job.path().into())),
+        ];
+        variables.extend(self.held.exported(self.state.path()));
+        variables
+    }
+
+    fn judge(&self, attempt: &Attempt, start: DateTime<Utc>) -> Verdict {
+        let Attempt { ended, duration, cause, killed, .. } = attempt;
+        let (exit, signal) = match ended.status {
+            Status::Exited(code) => (Some(code), None),
+            Status::Killed(signal) => (None, Some(signal)),
+        };
+        let own = exit.unwrap_or_else(|| 128 + u8::try_from(signal.unwrap_or_default()).unwrap_or_default());
+        let well = exit.is_some_and(|code| self.options.ok_exit.contains(&code));
+        let (outcome, code, why) = match cause {
+            Some(Cause::TimeLimit) => {
+                let limit = self.options.time_limit.unwrap_or_default();
+                let by_kill = signal == Some(libc::SIGKILL);
+                let how = if *killed { ", and took KILL" } else { "" };
+                let why = format!("it reached its time limit of {limit:?}{how}");
+                (Outcome::TimedOut, if by_kill { own } else { ExitCode::TimeLimit.code() }, Some(why))
+            }
+            // A command that handles Ctrl-C in the foreground went on, and ended well.
+            Some(Cause::Interrupt) if well => (Outcome::Succeeded, own, None),
+            Some(Cause::Signal(_) | Cause::Interrupt) => (Outcome::Stopped, own, None),
+            None if well => (Outcome::Succeeded, own, None),
+            None => (Outcome::Failed, own, None),
+        };
+        Verdict { outcome, code, exit, signal, usage: ended.usage, start, duration: *duration, why }
+    }
+
+    fn spawn_failed(&self, error: &SpawnError, start: DateTime<Utc>) -> Verdict {
+        let command = self.command.first().map(|word| word.to_string_lossy()).unwrap_or_default();
+        let (code, why) = match error {
+            SpawnError::NotFound => (ExitCode::NoSuchCommand, format!("{command}: there is no such command")),
+            SpawnError::NotExecutable(e) => (ExitCode::NotExecutable, format!("{command}: cannot be executed: {e}")),
+            SpawnError::Failed(e) => (ExitCode::NotRun, format!("{command}: cannot be started: {e}")),
+        };
+        Verdict::not_started(code, why, start)
+    }
+
+    fn started(&self, attempt: u32, locks: &Locks) -> Started {
+        Started {
+            run: self.run,
+            attempt,
+            fence: self.fence,
+            slot: locks.slot,
+            wait: locks.waited.as_secs_f64(),
+            command: self.command_line.clone(),
+            boot: process::boot_id(),
+            pid_namespace: process::pid_namespace(),
+            file: None,
+        }
+    }
+
+    fn ended(&self, verdict: &Verdict, outcome: Outcome, attempt: u32, again: bool, waited: Duration) -> Ended {
+        Ended {
+            run: self.run,
+            attempt,
+            outcome,
+            again,
+            exit: verdict.exit,
+            signal: verdict.signal,
+            start: verdict.start,
+            duration: verdict.duration.as_secs_f64(),
+            user: verdict.usage.user.as_secs_f64(),
+            system: verdict.usage.system.as_secs_f64(),
+            peak_memory: verdict.usage.peak_memory,
+            fence: self.fence,
+            wait: waited.as_secs_f64(),
+            reason: verdict.why.clone(),
+        }
+    }
+}
+
+/// Prints the log if it is to be seen, and tidies up the logs.
+fn finish(mut log: Log, show: bool, outcome: Outcome, keep: u32) -> Result<()> {
+    if show {
+        // That nobody reads it is no reason to fail.
+        let _ = log.print(&mut std::io::stdout().lock())?;
+    }
+    log.finish(keep, outcome == Outcome::Succeeded)
+}
+
+impl Verdict {
+    fn not_started(code: ExitCode, why: String, start: DateTime<Utc>) -> Self {
+        let (code, usage) = (code.code(), Usage::default());
+        let (outcome, duration) = (Outcome::NotStarted, Duration::ZERO);
+        Self { outcome, code, exit: None, signal: None, usage, start, duration, why: Some(why) }
+    }
+
+    /// Whether somebody's request may have been what ended it: one that had ended by itself, or that reached its limit, was not
+    /// ended by the request that came too late.
+    fn may_be_requested(&self) -> bool {
+        self.outcome == Outcome::Stopped || self.signal.is_some()
+    }
+}

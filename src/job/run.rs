@@ -1,0 +1,230 @@
+//! One run of a job, from asking for its lock to the line in its ledger.
+//!
+//! The order, and what each step prevents:
+//!
+//! 1. The locks ([`super::acquire`]). Who does not get them leaves a line that says why, and who held them.
+//! 2. Under the job's lock: whatever the ledger still shows as running in this slot is over, since we hold its lock. Its
+//!    end is recorded in the same append as our start, so no run vanishes.
+//! 3. Our start, with its fence, is on disk before the command is started: a fence that the command has shown to
+//!    anybody is never given twice. If that fails (a full disk), nothing is run.
+//! 4. The command inherits the locks' descriptors. From now on a killed wrapper frees nothing that still runs.
+//! 5. Its end is appended first, then the locks are released, then the ledger is synced: whoever gets the lock next finds
+//!    our end, and does not wait for our disk.
+
+use std::{ffi::OsString, sync::Arc, time::Duration};
+
+use super::{
+    acquire::{Acquired, Asking, Locks},
+    course::Course,
+    files::JobFiles,
+    ledger::JobLedger,
+    model::{Event, NotRun, Outcome, RunId, Started, Totals},
+    options::Options,
+    remains::remains,
+    supervise::pause,
+};
+use crate::{
+    clock::SystemClock,
+    dir::StateDir,
+    error::{Error, Result},
+    exit::ExitCode,
+    held::Held,
+    lock::{Fence, Guard as _, Holder, Identity, arrived},
+    name::Name,
+    process::{self, Signals},
+};
+
+/// A job that is to run now.
+pub(crate) struct Run<'a> {
+    pub(crate) state: &'a StateDir,
+    pub(crate) job: &'a Name,
+    pub(crate) command: &'a [OsString],
+    pub(crate) options: &'a Options,
+    /// Told before a wait: which lock, and who holds it.
+    pub(crate) announce: &'a dyn Fn(&str, Option<&Holder>),
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) outcome: Outcome,
+    /// For the caller of the process.
+    pub(crate) code: u8,
+    /// What happened, for people, when there is something to say.
+    pub(crate) why: Option<String>,
+    /// Who held the lock.
+    pub(crate) holder: Option<Holder>,
+    /// What went wrong besides, and did not change the outcome.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Done {
+    pub(super) fn of(outcome: Outcome, code: u8) -> Self {
+        Self { outcome, code, why: None, holder: None, warnings: Vec::new() }
+    }
+}
+
+impl Run<'_> {
+    /// Runs it, or says why not.
+    ///
+    /// # Errors
+    /// What kept triplock from running it: nothing was run.
+    pub(crate) fn run(&self) -> Result<Done> {
+        let files = JobFiles::new(JobFiles::make_directory(self.state)?, self.job.clone());
+        let ledger = JobLedger::new(files.clone(), Arc::new(Identity::current()), Arc::new(SystemClock));
+        if let Some(signal) = self.wait_a_random_time()? {
+            return self.not_run(&ledger, Outcome::Interrupted, interrupted(signal), None, Duration::ZERO);
+        }
+        let locks = ledger.locks();
+        let named = if self.options.locks.is_empty() { None } else { Some(ledger.named_locks(self.state)?) };
+        let mut held = Held::inherited(self.state.path());
+        let asking = Asking {
+            files: &files,
+            options: self.options,
+            ledger: &ledger,
+            locks: &locks,
+            named: named.as_ref(),
+            held: &held,
+            announce: self.announce,
+        };
+        let mut locks = match asking.acquire()? {
+            Acquired::Granted(locks) => locks,
+            Acquired::Busy { lock, holder, waited } => return self.busy(&ledger, &lock, holder, waited),
+            Acquired::Nested { lock, waited } => {
+                let why =
+                    format!("a run that this process belongs to holds lock {lock}; waiting for it would never end");
+                return self.not_run(&ledger, Outcome::Refused, (why, ExitCode::NotRun.code()), None, waited);
+            }
+            Acquired::Interrupted { signal, waited } => {
+                return self.not_run(&ledger, Outcome::Interrupted, interrupted(signal), None, waited);
+            }
+        };
+        let signals = Signals::take().map_err(|e| Error::io("take the signals of", "this process", e))?;
+        if let Some(signal) = arrived() {
+            return self.not_run(&ledger, Outcome::Interrupted, interrupted(signal), None, locks.waited);
+        }
+        let Some((run, fence)) = self.record_start(&ledger, &mut locks)? else {
+            return Ok(Done::of(Outcome::NotDue, ExitCode::Success.code()));
+        };
+        held.add(self.job.as_str(), fence);
+        for guard in &locks.named {
+            held.add(&format!("locks/{}", guard.name()), guard.fence());
+        }
+        let course = Course {
+            job: self.job,
+            command: self.command,
+            command_line: self.command_line(),
+            options: self.options,
+            state: self.state,
+            files: &files,
+            ledger: &ledger,
+            held: &held,
+            signals: &signals,
+            run,
+            fence,
+        };
+        Ok(course.see_through(locks))
+    }
+
+    fn wait_a_random_time(&self) -> Result<Option<i32>> {
+        if self.options.jitter.is_zero() {
+            return Ok(None);
+        }
+        let failed = |e| Error::io("take the signals of", "this process", e);
+        let signals = Signals::take().map_err(failed)?;
+        pause(&signals, self.options.jitter.mul_f64(fastrand::f64())).map_err(failed)
+    }
+
+    fn busy(&self, ledger: &JobLedger, lock: &str, holder: Option<Holder>, waited: Duration) -> Result<Done> {
+        let hint = holder.as_ref().map_or_else(String::new, |holder| format!(" (last taken by {holder})"));
+        let why = match lock.strip_prefix("locks/") {
+            Some(name) => format!("lock {name} is held{hint}"),
+            None => format!("it is running already{hint}"),
+        };
+        self.not_run(ledger, Outcome::Skipped, (why, self.options.conflict_exit_code), holder, waited)
+    }
+
+    /// Records that there was no run.
+    fn not_run(
+        &self,
+        ledger: &JobLedger,
+        outcome: Outcome,
+        (reason, code): (String, u8),
+        holder: Option<Holder>,
+        waited: Duration,
+    ) -> Result<Done> {
+        let recorded = ledger
+            .append(|totals| {
+                vec![Event::NotRun(NotRun {
+                    run: totals.next_run(),
+                    outcome,
+                    reason: reason.clone(),
+                    holder: holder.clone(),
+                    wait: waited.as_secs_f64(),
+                    command: self.command_line(),
+                })]
+            })
+            .and_then(|appended| appended.sync());
+        let warnings = recorded.err().map(|e| format!("not recorded: {e}")).into_iter().collect();
+        Ok(Done { outcome, code, why: Some(reason), holder, warnings })
+    }
+
+    /// The command line, shortened.
+    fn command_line(&self) -> String {
+        crate::lock::shortened(self.command.iter())
+    }
+
+    /// The start of the first attempt, durable; `None` when the run is not due, which is recorded then.
+    fn record_start(&self, ledger: &JobLedger, locks: &mut Locks) -> Result<Option<(RunId, Fence)>> {
+        let boot = process::boot_id();
+        let pid_namespace = process::pid_namespace();
+        let now = ledger.now();
+        let own = locks.job.fence();
+        let mut started = None;
+        let appended = ledger.append(|totals| {
+            let mut events: Vec<_> = remains(totals, locks.slot, &boot).map(Event::Ended).into_iter().collect();
+            if let Some(reason) = self.not_due(totals, now) {
+                events.push(Event::NotRun(NotRun {
+                    run: totals.next_run(),
+                    outcome: Outcome::NotDue,
+                    reason,
+                    holder: None,
+                    wait: locks.waited.as_secs_f64(),
+                    command: self.command_line(),
+                }));
+                return events;
+            }
+            let (run, fence) = (totals.next_run(), own.max(Fence(totals.fence + 1)));
+            started = Some((run, fence));
+            events.push(Event::Started(Started {
+                run,
+                attempt: 1,
+                fence,
+                slot: locks.slot,
+                wait: locks.waited.as_secs_f64(),
+                command: self.command_line(),
+                boot: boot.clone(),
+                pid_namespace,
+                file: None,
+            }));
+            events
+        })?;
+        if let Some((_, fence)) = started {
+            locks.job.raise_fence(Fence(fence.0 - 1))?;
+        }
+        appended.sync()?;
+        Ok(started)
+    }
+
+    fn not_due(&self, totals: &Totals, now: chrono::DateTime<chrono::Utc>) -> Option<String> {
+        let (once_per, last) = (self.options.once_per?, totals.last_success()?);
+        // A success in the future means that the clock was set back: better once too often than never again.
+        let since = (now - last).to_std().ok()?;
+        (since < once_per).then(|| format!("its last success started {} s ago", since.as_secs()))
+    }
+}
+
+/// Ended by a signal before it began: what for people, and the exit code.
+fn interrupted(signal: i32) -> (String, u8) {
+    (format!("signal {signal} ended the wait"), 128 + u8::try_from(signal).unwrap_or_default())
+}

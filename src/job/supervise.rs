@@ -1,0 +1,208 @@
+//! One attempt: the command is started, signals are passed on, limits are kept, and its end is taken.
+//!
+//! Everything is one poll(2): the signals that are ours to pass on, the end of the command (SIGCHLD is one of them),
+//! the log's growth, and the next deadline. How an attempt ends that is not left alone:
+//!
+//! 1. At the time limit, or when TERM, INT or QUIT reaches the wrapper, the command's group gets the signal (and a
+//!    CONT, since a stopped process would never see it).
+//! 2. It has `kill_after` to go. HUP, USR1 and USR2 are passed on and start no such clock.
+//! 3. Then KILL to every descendant (see [`crate::process::tree`]). Descendants that outlive the command itself are
+//!    waited for just as long: who left the group (setsid) never got the first signal, and may not stay.
+//!
+//! A command that ends by itself leaves its descendants alone: a job may start a daemon.
+
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
+use rustix::event::{PollFd, PollFlags};
+
+use super::{log::Log, options::Options};
+use crate::process::{Ended, Received, Signals, Tree, wait_for};
+
+/// What an attempt came to.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    pub(super) ended: Ended,
+    pub(super) duration: Duration,
+    /// Why it did not end by itself.
+    pub(super) cause: Option<Cause>,
+    /// KILL was sent, to the command itself or to what it left.
+    pub(super) killed: bool,
+    /// Who could not be ended: pid and name.
+    pub(super) survivors: Vec<String>,
+}
+
+/// Why an attempt did not end by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// Its time was up.
+    TimeLimit,
+    /// A signal reached the wrapper, and was passed on.
+    Signal(i32),
+    /// The terminal interrupted the command and us alike.
+    Interrupt,
+}
+
+/// Watches over one command.
+pub(super) struct Supervisor<'a> {
+    pub(super) options: &'a Options,
+    pub(super) signals: &'a Signals,
+    pub(super) log: Option<&'a mut Log>,
+    /// The command is in our group, in a terminal's foreground: the terminal's signals reach it without us.
+    pub(super) foreground: bool,
+}
+
+/// Where an attempt stands.
+struct State {
+    started: Instant,
+    cause: Option<Cause>,
+    /// The terminal has interrupted the command.
+    interrupted: bool,
+    /// When KILL is due.
+    kill_at: Option<Instant>,
+    killed: bool,
+    survivors: Vec<String>,
+    ended: Option<(Ended, Duration)>,
+}
+
+impl Supervisor<'_> {
+    /// Sees the command to its end.
+    pub(super) fn watch(mut self, tree: &mut Tree) -> io::Result<Attempt> {
+        let mut state = State {
+            started: Instant::now(),
+            cause: None,
+            interrupted: false,
+            kill_at: None,
+            killed: false,
+            survivors: Vec::new(),
+            ended: None,
+        };
+        loop {
+            if state.ended.is_none() {
+                state.ended = tree.reap()?.map(|ended| (ended, state.started.elapsed()));
+            }
+            if let Some((ended, duration)) = state.ended {
+                // What it left is its own business, unless somebody wanted the end of it all.
+                if !self.must_end_the_rest(tree, &state)? {
+                    let State { killed, survivors, .. } = state;
+                    let cause = state.cause.or(state.interrupted.then_some(Cause::Interrupt));
+                    return Ok(Attempt { ended, duration, cause, killed, survivors });
+                }
+            }
+            self.sleep(&state)?;
+            while let Some(received) = self.signals.read() {
+                self.pass_on(tree, received, &mut state)?;
+            }
+            self.keep_limits(tree, &mut state)?;
+        }
+    }
+
+    fn must_end_the_rest(&self, tree: &mut Tree, state: &State) -> io::Result<bool> {
+        if state.cause.is_none() || state.kill_at.is_none() || state.killed {
+            return Ok(false);
+        }
+        tree.has_descendants()
+    }
+
+    /// Until something happens.
+    fn sleep(&mut self, state: &State) -> io::Result<()> {
+        let limit = self.options.time_limit.filter(|_| state.cause.is_none());
+        let limit = limit.and_then(|limit| state.started.checked_add(limit));
+        let now = Instant::now();
+        let due = [limit, state.kill_at].into_iter().flatten().min().map(|at| at.saturating_duration_since(now));
+        let rest = self.log.as_mut().and_then(|log| log.due());
+        let timeout = [due, rest].into_iter().flatten().min();
+        let signals = PollFd::new(self.signals, PollFlags::IN);
+        // While the log rests, its growth wakes nobody.
+        let growth = self.log.as_ref().filter(|_| rest.is_none()).and_then(|log| log.watch());
+        match growth {
+            Some(growth) => wait_for(&mut [signals, PollFd::from_borrowed_fd(growth, PollFlags::IN)], timeout)?,
+            None => wait_for(&mut [signals], timeout)?,
+        };
+        if let Some(log) = &mut self.log {
+            log.enforce_limit();
+        }
+        Ok(())
+    }
+
+    fn pass_on(&self, tree: &mut Tree, received: Received, state: &mut State) -> io::Result<()> {
+        let Received { signal, from_kernel, .. } = received;
+        let reached_it_already = self.foreground && from_kernel;
+        match signal {
+            libc::SIGCHLD => {}
+            libc::SIGTSTP => {
+                if !reached_it_already {
+                    tree.signal(signal)?;
+                }
+                stop_ourselves()?;
+            }
+            libc::SIGTERM | libc::SIGINT | libc::SIGQUIT if !reached_it_already => {
+                tree.signal(signal)?;
+                self.begin_end(state, Cause::Signal(signal));
+            }
+            _ if reached_it_already => {
+                // A command that handles Ctrl-C goes on: no clock is started.
+                state.interrupted |= matches!(signal, libc::SIGINT | libc::SIGQUIT);
+            }
+            _ => tree.signal(signal)?,
+        }
+        Ok(())
+    }
+
+    fn begin_end(&self, state: &mut State, cause: Cause) {
+        state.cause = Some(state.cause.unwrap_or(cause));
+        if state.kill_at.is_none() && !self.options.kill_after.is_zero() {
+            state.kill_at = Instant::now().checked_add(self.options.kill_after);
+        }
+    }
+
+    fn keep_limits(&self, tree: &mut Tree, state: &mut State) -> io::Result<()> {
+        let now = Instant::now();
+        if let (Some(limit), None) = (self.options.time_limit, state.cause) {
+            if state.ended.is_none() && now.duration_since(state.started) >= limit {
+                tree.signal(self.options.signal)?;
+                self.begin_end(state, Cause::TimeLimit);
+            }
+        }
+        if state.kill_at.is_some_and(|at| now >= at) && !state.killed {
+            state.killed = true;
+            state.survivors = tree.kill_all()?.iter().map(ToString::to_string).collect();
+        }
+        Ok(())
+    }
+}
+
+/// Sleeps, unless a signal comes that ends things: that one is given.
+pub(super) fn pause(signals: &Signals, pause: Duration) -> io::Result<Option<i32>> {
+    let until = Instant::now().checked_add(pause);
+    loop {
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Ok(None);
+        }
+        wait_for(&mut [PollFd::new(signals, PollFlags::IN)], left)?;
+        if let Some(signal) = ending_signal(signals)? {
+            return Ok(Some(signal));
+        }
+    }
+}
+
+/// The first of the signals that have come that ends a wait. A stop is obeyed, the others mean nothing while no
+/// command runs.
+pub(super) fn ending_signal(signals: &Signals) -> io::Result<Option<i32>> {
+    while let Some(Received { signal, .. }) = signals.read() {
+        match signal {
+            libc::SIGTERM | libc::SIGINT | libc::SIGQUIT | libc::SIGHUP => return Ok(Some(signal)),
+            libc::SIGTSTP => stop_ourselves()?,
+            _ => {}
+        }
+    }
+    Ok(None)
+}
+
+/// For the shell to see, until its `fg` or `bg` continues us.
+fn stop_ourselves() -> io::Result<()> {
+    Ok(rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP)?)
+}

@@ -1,0 +1,290 @@
+use std::{
+    fs::{self, File},
+    io::Read as _,
+    os::{fd::AsFd as _, unix::fs::PermissionsExt as _},
+    path::Path,
+};
+
+use rustix::event::{PollFd, PollFlags};
+
+use super::*;
+use crate::process::{
+    Signals, Status,
+    alone::{alone_after, eventually},
+    wait_for,
+};
+
+fn argv(words: &[&str]) -> Vec<OsString> {
+    words.iter().map(OsString::from).collect()
+}
+
+fn spawn(program: &Program) -> Spawn<'_> {
+    Spawn {
+        program,
+        environment: &[],
+        stdin: None,
+        stdout: None,
+        stderr: None,
+        inherit: &[],
+        own_group: false,
+        cgroup: None,
+        mask: None,
+    }
+}
+
+fn start(words: &[&str]) -> Result<Child, SpawnError> {
+    spawn(&Program::find(&argv(words))?).start()
+}
+
+/// A shell script whose output is read.
+struct Script {
+    program: Program,
+    reader: OwnedFd,
+    writer: OwnedFd,
+}
+
+impl Script {
+    fn new(script: &str) -> Self {
+        let program = Program::find(&argv(&["sh", "-c", script, "a name", "one  two", ""])).unwrap();
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        Self { program, reader, writer }
+    }
+
+    fn spawn(&self) -> Spawn<'_> {
+        Spawn { stdout: Some(self.writer.as_fd()), ..spawn(&self.program) }
+    }
+
+    fn output_of(self, child: &Child) -> (String, Status) {
+        drop(self.writer);
+        let mut output = String::new();
+        File::from(self.reader).read_to_string(&mut output).unwrap();
+        (output, child.wait().unwrap().status)
+    }
+}
+
+fn run(script: &str) -> (String, Status) {
+    let script = Script::new(script);
+    let child = script.spawn().start().unwrap();
+    script.output_of(&child)
+}
+
+fn run_with_mask(script: &str, mask: &Mask) -> (String, Status) {
+    let script = Script::new(script);
+    let child = Spawn { mask: Some(mask), ..script.spawn() }.start().unwrap();
+    script.output_of(&child)
+}
+
+fn executable(path: &Path, content: &str) {
+    fs::write(path, content).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// Another thread may hold the fresh script open for writing in a child that has not become its program yet.
+fn start_script(words: &[&str]) -> Child {
+    let mut started = None;
+    eventually("the script is not busy", || match start(words) {
+        Err(SpawnError::NotExecutable(e)) if e.kind() == io::ErrorKind::ExecutableFileBusy => false,
+        other => {
+            started = Some(other.unwrap());
+            true
+        }
+    });
+    started.unwrap()
+}
+
+#[test]
+fn what_cannot_be_executed_is_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "#!/bin/sh\n").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let path = |name: &str| dir.path().join(name).into_os_string().into_string().unwrap();
+    let not_found = |words: &[&str]| matches!(start(words), Err(SpawnError::NotFound));
+    let not_executable = |words: &[&str]| match start(words) {
+        Err(SpawnError::NotExecutable(e)) => e.raw_os_error().unwrap_or_default(),
+        other => panic!("{words:?}: {other:?}"),
+    };
+    assert!(not_found(&["triplock-has-no-such-command", "x"]));
+    assert!(not_found(&[&path("missing")]));
+    assert!(not_found(&[""]));
+    assert!(not_found(&[]));
+    assert_eq!(not_executable(&[&path("file")]), libc::EACCES);
+    assert_eq!(not_executable(&[&path("")]), libc::EACCES, "a directory");
+    assert_eq!(not_executable(&["/bin"]), libc::EACCES, "a directory");
+    assert_eq!(not_executable(&[&path("file/below")]), libc::ENOTDIR);
+    assert_eq!(not_executable(&["true", "\0"]), 0, "no errno: never tried");
+}
+
+#[test]
+fn path_is_searched_as_execvp_does() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["first", "second"] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    fs::write(dir.path().join("first/tool"), "").unwrap();
+    fs::write(dir.path().join("first/only"), "").unwrap();
+    executable(&dir.path().join("second/tool"), "#!/bin/sh\nexit 7\n");
+    let shell = format!("PATH={0}/missing:{0}/first/tool:{0}/first:{0}/second:$PATH:{0}/missing", dir.path().display());
+    // The outer process made the directory and its path; the inner finds it in its own.
+    alone_after(&shell, "process::spawn::tests::path_is_searched_as_execvp_does", || {
+        assert_eq!(start_script(&["tool"]).wait().unwrap().status, Status::Exited(7), "past the one that may not run");
+        assert!(matches!(start(&["only"]), Err(SpawnError::NotExecutable(_))), "not found later");
+        assert!(matches!(start(&["none"]), Err(SpawnError::NotFound)));
+    });
+}
+
+#[test]
+fn a_script_without_an_interpreter_is_the_shells() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("script");
+    executable(&script, "test \"$0 $1 $2\" = \"$SCRIPT a b\" && exit 9\n");
+    let program = Program::find(&[script.clone().into(), "a".into(), "b".into()]).unwrap();
+    let environment = [("SCRIPT".into(), Some(script.into_os_string()))];
+    let mut status = None;
+    eventually("the script is not busy", || {
+        status = Spawn { environment: &environment, ..spawn(&program) }.start().ok().map(|c| c.wait().unwrap().status);
+        status.is_some()
+    });
+    assert_eq!(status, Some(Status::Exited(9)));
+}
+
+#[test]
+fn arguments_environment_and_exit_code_arrive() {
+    let environment = [
+        ("TRIPLOCK_TEST_SET".into(), Some("a = b".into())),
+        ("HOME".into(), None),
+        ("PATH".into(), Some("/changed".into())),
+    ];
+    let script = r#"printf '%s|' "$0" "$@" "$TRIPLOCK_TEST_SET" "${HOME-none}" "$PATH"; exit 42"#;
+    let script = Script::new(script);
+    let child = Spawn { environment: &environment, ..script.spawn() }.start().unwrap();
+    let (output, status) = script.output_of(&child);
+    assert_eq!(output, "a name|one  two||a = b|none|/changed|");
+    assert_eq!(status, Status::Exited(42));
+    assert_eq!(run("kill -9 $$").1, Status::Killed(9));
+    // Untouched, it is all of ours.
+    let (output, _) = run("env");
+    let names = |name: &str| output.lines().any(|line| line.starts_with(name));
+    assert!(std::env::var_os("PATH").is_none() || names("PATH="));
+}
+
+#[test]
+fn only_what_is_inherited_is_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let [given, withheld] = ["given", "withheld"].map(|name| File::create(dir.path().join(name)).unwrap());
+    let script = format!("echo x >&{}; ls -l /proc/$$/fd", given.as_raw_fd());
+    let script = Script::new(&script);
+    let child = Spawn { inherit: &[given.as_fd()], ..script.spawn() }.start().unwrap();
+    let (output, status) = script.output_of(&child);
+    assert_eq!(status, Status::Exited(0));
+    assert!(output.contains("/given") && !output.contains("/withheld"), "{output}");
+    assert_eq!(fs::read_to_string(dir.path().join("given")).unwrap(), "x\n");
+    let flags = rustix::io::fcntl_getfd(&given).unwrap();
+    assert!(flags.contains(rustix::io::FdFlags::CLOEXEC), "ours is as before");
+    drop(withheld);
+}
+
+#[test]
+fn standard_descriptors_can_change_places() {
+    let two = io::stderr();
+    let mut kept = Vec::new();
+    assert!(out_of_the_way(two.as_fd(), 1, &mut kept).unwrap() > 2);
+    assert_eq!(kept.len(), 1);
+    assert_eq!(out_of_the_way(two.as_fd(), 2, &mut kept).unwrap(), 2);
+    let dir = tempfile::tempdir().unwrap();
+    let file = File::create(dir.path().join("f")).unwrap();
+    assert_eq!(out_of_the_way(file.as_fd(), 1, &mut kept).unwrap(), file.as_raw_fd());
+    // One descriptor as two of them.
+    let script = Script::new("echo out; echo error >&2");
+    let child = Spawn { stderr: Some(script.writer.as_fd()), ..script.spawn() }.start().unwrap();
+    let (output, _) = script.output_of(&child);
+    assert_eq!(output, "out\nerror\n");
+}
+
+/// A line of a process's status file, as a number.
+fn signal_set(status: &str, name: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    u64::from_str_radix(line.trim(), 16).unwrap()
+}
+
+const STATUS: &str = "while read -r line; do echo \"$line\"; done < /proc/self/status";
+
+#[test]
+fn the_mask_is_the_one_from_before_and_broken_pipes_end_a_program() {
+    let own = fs::read_to_string("/proc/thread-self/status").unwrap();
+    let signals = Signals::take().unwrap();
+    let taken = fs::read_to_string("/proc/thread-self/status").unwrap();
+    assert_ne!(signal_set(&own, "SigBlk:"), signal_set(&taken, "SigBlk:"));
+    let (status, _) = run_with_mask(STATUS, signals.before());
+    assert_eq!(signal_set(&status, "SigBlk:"), signal_set(&own, "SigBlk:"));
+    assert_eq!(signal_set(&status, "SigIgn:") & (1 << (libc::SIGPIPE - 1)), 0);
+    let (status, _) = run(STATUS);
+    assert_eq!(signal_set(&status, "SigBlk:"), signal_set(&taken, "SigBlk:"), "without one it is ours");
+    let after = fs::read_to_string("/proc/thread-self/status").unwrap();
+    assert_eq!(signal_set(&after, "SigBlk:"), signal_set(&taken, "SigBlk:"), "starting changes nothing here");
+    drop(signals);
+    let after = fs::read_to_string("/proc/thread-self/status").unwrap();
+    assert_eq!(signal_set(&after, "SigBlk:"), signal_set(&own, "SigBlk:"));
+}
+
+#[test]
+fn what_the_caller_ignores_stays_ignored_except_the_end_of_children() {
+    let name = "process::spawn::tests::what_the_caller_ignores_stays_ignored_except_the_end_of_children";
+    alone_after("trap '' HUP CHLD", name, || {
+        let signals = Signals::take().unwrap();
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::HUP).unwrap();
+        assert_eq!(signals.read(), None);
+        let (status, ended) = run_with_mask(STATUS, signals.before());
+        assert_eq!(ended, Status::Exited(0), "its end was not lost");
+        assert_eq!(signal_set(&status, "SigIgn:") & 1, 1, "HUP");
+        assert_eq!(signals.read().map(|received| received.signal), Some(libc::SIGCHLD));
+        drop(signals);
+    });
+}
+
+/// In a process all of whose threads hold signals back, as those of triplock do: else another thread would take them.
+#[test]
+fn signals_are_read_with_their_sender() {
+    let name = "process::spawn::tests::signals_are_read_with_their_sender";
+    if std::env::var_os("TRIPLOCK_TEST_MASKED").is_none() {
+        let _signals = Signals::take().unwrap();
+        let test = std::env::current_exe().unwrap();
+        let program = Program::find(&[test.into(), "--exact".into(), name.into(), "--nocapture".into()]).unwrap();
+        let environment = [("TRIPLOCK_TEST_MASKED".into(), Some("1".into()))];
+        let script = Script { program, ..Script::new("") };
+        let child = Spawn { environment: &environment, ..script.spawn() }.start().unwrap();
+        let (output, status) = script.output_of(&child);
+        assert!(status == Status::Exited(0) && output.contains("1 passed"), "{output}");
+        return;
+    }
+    let signals = Signals::take().unwrap();
+    let (_, status) = run(&format!("kill -TERM {}", std::process::id()));
+    assert_eq!(status, Status::Exited(0));
+    let mut came = std::iter::from_fn(|| signals.read()).collect::<Vec<_>>();
+    came.sort_by_key(|received| std::cmp::Reverse(received.signal));
+    assert_eq!(came.iter().map(|r| r.signal).collect::<Vec<_>>(), [libc::SIGCHLD, libc::SIGTERM]);
+    assert!(!came[1].from_kernel && came[1].sender.is_some());
+}
+
+#[test]
+fn a_group_of_its_own_and_an_end_that_can_be_waited_for() {
+    let program = Program::find(&argv(&["sleep", "100"])).unwrap();
+    let child = Spawn { own_group: true, ..spawn(&program) }.start().unwrap();
+    assert_eq!(rustix::process::getpgid(Some(child.pid)).unwrap(), child.pid);
+    let mut fds = [PollFd::new(&child, PollFlags::IN)];
+    assert_eq!(wait_for(&mut fds, Some(std::time::Duration::ZERO)).unwrap(), 0);
+    rustix::process::kill_process_group(child.pid, rustix::process::Signal::KILL).unwrap();
+    assert_eq!(wait_for(&mut fds, None).unwrap(), 1);
+    let ended = child.wait().unwrap();
+    assert_eq!(ended.status, Status::Killed(9));
+    let (_, status) = run("test $(ps -o pgid= $$ || echo 0) != $$");
+    assert_eq!(status, Status::Exited(0), "only when asked for");
+}
+
+#[test]
+fn usage_is_measured() {
+    let child = start(&["sh", "-c", "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"]).unwrap();
+    let usage = child.wait().unwrap().usage;
+    assert!(usage.user + usage.system > std::time::Duration::from_millis(5), "{usage:?}");
+    assert!(usage.peak_memory > 256 * 1024, "{usage:?}");
+}
