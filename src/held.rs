@@ -25,7 +25,7 @@ pub(crate) struct Held {
 impl Held {
     /// As the environment says. Locks of another state directory are not among them.
     pub(crate) fn inherited(state: &Path) -> Self {
-        let same = env::var_os(STATE_DIR).is_some_and(|dir| Path::new(&dir) == state);
+        let same = env::var_os(STATE_DIR).is_some_and(|dir| is_same(Path::new(&dir), state));
         let entries = if same { env::var(HELD).unwrap_or_default() } else { String::new() };
         Self { entries }
     }
@@ -46,6 +46,11 @@ impl Held {
     pub(crate) fn exported(&self, state: &Path) -> [(OsString, Option<OsString>); 2] {
         [(HELD.into(), Some(self.entries.clone().into())), (STATE_DIR.into(), Some(state.into()))]
     }
+}
+
+/// Whether two paths mean one directory, however they are spelled.
+fn is_same(one: &Path, other: &Path) -> bool {
+    one == other || matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
 
 #[cfg(test)]

@@ -41,7 +41,9 @@ mod cli;
 pub mod clock;
 #[doc(hidden)]
 pub mod command;
+mod config;
 mod dir;
+mod doctor;
 mod duration;
 mod error;
 pub mod exit;

@@ -132,34 +132,50 @@ fn failure(error: &anyhow::Error, state: impl FnOnce() -> Option<PathBuf>) -> (F
     };
     let (kind, code) = match typed {
         Some(error) => {
-            match error {
-                Error::Corrupt { path, offset, .. } => {
-                    details.insert("path".to_owned(), path.to_string_lossy().into());
-                    details.insert("offset".to_owned(), (*offset).into());
-                }
-                Error::BadBatch { line, .. } => {
-                    details.insert("line".to_owned(), (*line).into());
-                }
-                Error::Uncertain { request_id: Some(id), .. } => {
-                    details.insert("request_id".to_owned(), id.as_str().into());
-                }
-                Error::Io { path, .. }
-                | Error::NotAppended { path, .. }
-                | Error::CannotCreate { path, .. }
-                | Error::Denied { path, .. }
-                | Error::NotRegular { path, .. }
-                | Error::NewerFormat { path, .. }
-                | Error::UntrustedFileSystem { path, .. } => {
-                    details.insert("path".to_owned(), path.to_string_lossy().into());
-                }
-                Error::NoSuchTrip(trip) => {
-                    details.insert("trip".to_owned(), trip.as_str().into());
-                }
-                _ => {}
-            }
+            details = self::details(error);
             (error.kind(), error.exit_code())
         }
         None => ("system", ExitCode::System),
     };
     (Failure { error: kind, message, exit_code: code.code(), details }, code)
+}
+
+/// What an error's JSON tells besides its message.
+pub(crate) fn details(error: &Error) -> serde_json::Map<String, serde_json::Value> {
+    let mut details = serde_json::Map::new();
+    match error {
+        Error::Corrupt { path, offset, .. } => {
+            details.insert("path".to_owned(), path.to_string_lossy().into());
+            details.insert("offset".to_owned(), (*offset).into());
+        }
+        Error::BadConfiguration { path, line, .. } => {
+            details.insert("path".to_owned(), path.to_string_lossy().into());
+            if *line > 0 {
+                details.insert("line".to_owned(), (*line).into());
+            }
+        }
+        Error::NoSuchJob { job, .. } => {
+            details.insert("job".to_owned(), job.as_str().into());
+        }
+        Error::BadBatch { line, .. } => {
+            details.insert("line".to_owned(), (*line).into());
+        }
+        Error::Uncertain { request_id: Some(id), .. } => {
+            details.insert("request_id".to_owned(), id.as_str().into());
+        }
+        Error::Io { path, .. }
+        | Error::NotAppended { path, .. }
+        | Error::CannotCreate { path, .. }
+        | Error::Denied { path, .. }
+        | Error::NotRegular { path, .. }
+        | Error::NewerFormat { path, .. }
+        | Error::UntrustedFileSystem { path, .. } => {
+            details.insert("path".to_owned(), path.to_string_lossy().into());
+        }
+        Error::NoSuchTrip(trip) => {
+            details.insert("trip".to_owned(), trip.as_str().into());
+        }
+        _ => {}
+    }
+    details
 }

@@ -1,7 +1,7 @@
 //! The command line: what can be said, and nothing of what it does.
 
 mod plain;
-mod run;
+pub(crate) mod run;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -38,6 +38,13 @@ impl Cli {
     }
 }
 
+impl Cli {
+    /// Whether there is a subcommand of that name.
+    pub(crate) fn has(subcommand: &str) -> bool {
+        <Command as Subcommand>::has_subcommand(subcommand)
+    }
+}
+
 fn exit_codes() -> String {
     format!("Exit codes:\n{}", crate::exit::ExitCode::table())
 }
@@ -45,7 +52,8 @@ fn exit_codes() -> String {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// Where state and locks are kept [default: `$TRIPLOCK_STATE_DIR`, else /var/lib/triplock for root, else
+    /// Where state and locks are kept [default: `$TRIPLOCK_STATE_DIR`, else `state_dir` of
+    /// ~/.config/triplock/config.toml or /etc/triplock/config.toml, else /var/lib/triplock for root, else
     /// `$XDG_STATE_HOME/triplock`, else ~/.local/state/triplock].
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
@@ -89,6 +97,8 @@ pub(crate) enum Command {
     Run(Run),
     /// End the running command of a job.
     Stop(Stop),
+    /// Look for what is wrong with configuration, job files and state; change nothing.
+    Doctor(Doctor),
     /// Show the race for the last seat, and each lock that ends it.
     Race(Race),
     /// One student of a race, as a process of its own.
@@ -189,6 +199,14 @@ pub(crate) struct Cancel {
     pub(crate) student: Student,
     #[command(flatten)]
     pub(crate) request: Request,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Exit code: 0 when all is well, 65 when state is corrupt, 78 when anything else is wrong.")]
+pub(crate) struct Doctor {
+    /// Look at job files in this file or directory only, as `run` would.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -1,11 +1,12 @@
 //! The subcommands, a file each: take what was parsed, call the library, print.
 
 mod batch;
+mod doctor;
 mod race;
 mod run;
 mod trip;
 
-use std::{error::Error as _, io, path::PathBuf};
+use std::{error::Error as _, ffi::OsString, io, path::PathBuf};
 
 use clap::error::ContextKind;
 
@@ -52,6 +53,7 @@ pub fn main() -> u8 {
         }
         Command::Run(args) => return run::run(&output, &global, &args),
         Command::Stop(args) => run::stop(&output, &global, &args),
+        Command::Doctor(args) => doctor::doctor(&output, &global, &args),
         Command::Race(args) => race::race(&output, &args),
         Command::RaceStudent(args) => race::student(&args),
     };
@@ -159,16 +161,42 @@ fn usage(error: &clap::Error) -> ExitCode {
             parts.join("; ").trim_start_matches("error: ").to_owned()
         }
     };
-    let json = std::env::args_os().any(|argument| argument == "--json");
+    // Of `run`, what comes after `--` is another command's.
+    let arguments: Vec<_> = std::env::args_os().skip(1).take_while(|argument| argument != "--").collect();
+    let json = arguments.iter().any(|argument| argument == "--json");
     let output = Output { json, quiet: false, announce_waits: false, color: Color::Never };
-    let code = ExitCode::Usage;
+    let subcommand = subcommand(&arguments);
+    let code = match subcommand {
+        // As timeout(1) and env(1): any other code would be taken for the command's.
+        Some("run" | "update") => ExitCode::NotRun,
+        _ => ExitCode::Usage,
+    };
     // The command whose usage clap shows is the one whose help helps.
     let usage = text.split("Usage: ").nth(1).unwrap_or_default().split_whitespace();
-    let command: Vec<_> = usage.take_while(|word| word.bytes().all(|b| b.is_ascii_lowercase())).collect();
-    let command = if command.is_empty() { "triplock".to_owned() } else { command.join(" ") };
-    let message = format!("{what}; see `{command} --help`");
+    let shown: Vec<_> = usage.take_while(|word| word.bytes().all(|b| b.is_ascii_lowercase())).collect();
+    let help = match (&shown[..], subcommand) {
+        ([], Some(subcommand)) => format!("triplock {subcommand}"),
+        ([], None) => "triplock".to_owned(),
+        (shown, _) => shown.join(" "),
+    };
+    let message = format!("{what}; see `{help} --help`");
     output.failure(&Failure { error: "usage", message, exit_code: code.code(), details: serde_json::Map::new() });
     code
+}
+
+/// The subcommand that those arguments name, right or wrong as they are.
+fn subcommand(arguments: &[OsString]) -> Option<&str> {
+    let mut arguments = arguments.iter().filter_map(|argument| argument.to_str());
+    while let Some(argument) = arguments.next() {
+        match argument {
+            "--state-dir" | "--color" => {
+                arguments.next();
+            }
+            option if option.starts_with('-') => {}
+            subcommand => return Cli::has(subcommand).then_some(subcommand),
+        }
+    }
+    None
 }
 
 fn missing_command(error: &clap::Error) -> bool {

@@ -1,14 +1,15 @@
 //! `run` and `stop`.
 
-use std::ffi::OsString;
-
 use super::{hint, state_path};
 use crate::{
     cli::{self, Global},
-    dir::StateDir,
+    dir::{Environment, StateDir},
     error::{Error, Result},
     exit::ExitCode,
-    job::{self, Done, Options, Outcome, StopJob},
+    job::{
+        self, Done, Outcome, StopJob,
+        definition::{Resolved, Sources},
+    },
     lock::Holder,
     output::{self, Failure, Output},
 };
@@ -26,19 +27,26 @@ pub(super) fn run(output: &Output, global: &Global, args: &cli::Run) -> u8 {
 }
 
 fn attempt(output: &Output, global: &Global, args: &cli::Run) -> Result<Done> {
-    let (command, options) = resolve(args)?;
-    let state = StateDir::open(&state_path(global)?, global.allow_network_fs)?;
+    let sources = Sources::new(args.options.config.as_deref(), &Environment::current())?;
+    let path = state_path(global)?;
+    let resolved = sources.resolve(&args.job, args.command.clone(), args.settings());
+    let Resolved { command, options } = match resolved {
+        Ok(resolved) => resolved,
+        Err(e) => {
+            if let Ok(Some(state)) = StateDir::open_existing(&path, global.allow_network_fs) {
+                // What is wrong is what matters.
+                let _ = job::Run::refuse(&state, &args.job, &e);
+            }
+            return Err(e);
+        }
+    };
+    let state = StateDir::open(&path, global.allow_network_fs)?;
     let announce = |lock: &str, holder: Option<&Holder>| {
         if output.announce_waits {
             eprintln!("triplock: {}: waiting for {lock}{}", args.job, hint(holder));
         }
     };
     job::Run { state: &state, job: &args.job, command: &command, options: &options, announce: &announce }.run()
-}
-
-/// The command and how to run it.
-fn resolve(args: &cli::Run) -> Result<(Vec<OsString>, Options)> {
-    Ok((args.command.clone(), args.settings().lower()?))
 }
 
 /// Says on stderr what the exit code does not. A run that was skipped is silent unless somebody watches: its line is

@@ -12,24 +12,40 @@ use rustix::{
 };
 
 use super::{Dir, file_system};
-use crate::error::{Error, Result};
+use crate::{
+    config::{self, Places, Problem},
+    error::{Error, Result},
+};
 
-/// The environment variables that choose the state directory, read once at the edge.
+/// What chooses the state directory and the job files besides the command line, read once at the edge.
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
     /// `$TRIPLOCK_STATE_DIR`
     pub state_dir: Option<OsString>,
     /// `$XDG_STATE_HOME`
     pub xdg_state_home: Option<OsString>,
+    /// `$XDG_CONFIG_HOME`
+    pub xdg_config_home: Option<OsString>,
+    /// `$TRIPLOCK_CONFIG`
+    pub config: Option<OsString>,
     /// `$HOME`
     pub home: Option<OsString>,
+    /// The directory of the machine's configuration, `/etc/triplock`; `None` reads none.
+    pub machine_config: Option<PathBuf>,
 }
 
 impl Environment {
     /// This process's.
     pub fn current() -> Self {
         let var = |name| std::env::var_os(name).filter(|value: &OsString| !value.is_empty());
-        Self { state_dir: var("TRIPLOCK_STATE_DIR"), xdg_state_home: var("XDG_STATE_HOME"), home: var("HOME") }
+        Self {
+            state_dir: var("TRIPLOCK_STATE_DIR"),
+            xdg_state_home: var("XDG_STATE_HOME"),
+            xdg_config_home: var("XDG_CONFIG_HOME"),
+            config: var("TRIPLOCK_CONFIG"),
+            home: var("HOME"),
+            machine_config: Some(PathBuf::from("/etc/triplock")),
+        }
     }
 }
 
@@ -43,14 +59,18 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// Where state is kept when no `--state-dir` is given: `$TRIPLOCK_STATE_DIR`, else `/var/lib/triplock` for root,
-    /// else `$XDG_STATE_HOME/triplock`, else `~/.local/state/triplock`.
+    /// Where state is kept when no `--state-dir` is given: `$TRIPLOCK_STATE_DIR`, else `state_dir` of the user's
+    /// `config.toml` or the machine's, else `/var/lib/triplock` for root, else `$XDG_STATE_HOME/triplock`, else
+    /// `~/.local/state/triplock`.
     ///
     /// # Errors
     /// `Usage` when none of them tells, or when one is relative: its meaning would change with the working directory.
+    /// `BadConfiguration` when `config.toml` is wrong or not to be trusted.
     pub fn default_path(environment: &Environment) -> Result<PathBuf> {
         let (from, path) = if let Some(dir) = &environment.state_dir {
             ("$TRIPLOCK_STATE_DIR", PathBuf::from(dir))
+        } else if let Some(path) = config::state_dir(&Places::of(environment)?).map_err(Problem::into_error)? {
+            return Ok(path);
         } else if rustix::process::geteuid().is_root() {
             ("root's default", PathBuf::from("/var/lib/triplock"))
         } else if let Some(dir) = &environment.xdg_state_home {

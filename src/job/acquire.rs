@@ -20,7 +20,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     held::Held,
-    lock::{Acquire, Deferred, FileGuard, FileLock, Guard as _, Holder, Missing, Until, Wait, arrived},
+    lock::{Acquire, Deferred, FileGuard, FileLock, Holder, Missing, Until, arrived},
     name::Name,
     process::Signals,
 };

@@ -4,12 +4,7 @@
 //! end cannot be recorded (a full disk) still gives the command's own exit code; the next run finds the start without
 //! an end, and records it as lost.
 
-use std::{
-    ffi::OsString,
-    io::Write as _,
-    os::fd::{AsFd as _, BorrowedFd},
-    time::{Duration, Instant},
-};
+use std::{ffi::OsString, os::fd::BorrowedFd, time::Duration};
 
 use chrono::{DateTime, Utc};
 
@@ -18,8 +13,9 @@ use super::{
     files::JobFiles,
     ledger::{Appended, JobLedger},
     log::Log,
-    model::{Ended, Event, Outcome, Request, RunId, Started},
+    model::{Ended, Event, Outcome, RunId, Started},
     options::{Hold, Options, OutputMode},
+    place::Place,
     run::Done,
     supervise::{Attempt, Cause, Supervisor, pause},
 };
@@ -251,6 +247,7 @@ impl Course<'_> {
     }
 
     fn started(&self, attempt: u32, locks: &Locks) -> Started {
+        let Place { boot, pid_namespace } = Place::current_or_unknown();
         Started {
             run: self.run,
             attempt,
@@ -258,8 +255,8 @@ impl Course<'_> {
             slot: locks.slot,
             wait: locks.waited.as_secs_f64(),
             command: self.command_line.clone(),
-            boot: process::boot_id(),
-            pid_namespace: process::pid_namespace(),
+            boot,
+            pid_namespace,
             file: None,
         }
     }

@@ -3,6 +3,7 @@
 mod acquire;
 mod backwards;
 mod course;
+pub(crate) mod definition;
 mod files;
 mod ledger;
 #[cfg(test)]
@@ -18,6 +19,7 @@ pub(crate) mod settings;
 pub(crate) mod signal;
 mod stop;
 mod supervise;
+mod verify;
 
 #[allow(unused_imports)]
 pub(crate) use backwards::Backwards;

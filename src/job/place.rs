@@ -24,6 +24,11 @@ impl Place {
         Ok(Self { boot: boot.trim_end().to_owned(), pid_namespace: namespace.ino() })
     }
 
+    /// The same, or a place that is no other's where /proc does not tell: no reason not to run a job.
+    pub(crate) fn current_or_unknown() -> Self {
+        Self::current().unwrap_or(Self { boot: String::new(), pid_namespace: 0 })
+    }
+
     /// Whether that run's process ids mean here what they meant to it.
     pub(crate) fn is_of(&self, running: &Running) -> bool {
         running.boot == self.boot && running.pid_namespace == self.pid_namespace

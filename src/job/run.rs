@@ -18,8 +18,9 @@ use super::{
     course::Course,
     files::JobFiles,
     ledger::JobLedger,
-    model::{Event, NotRun, Outcome, RunId, Started, Totals},
+    model::{Ended, Event, NotRun, Outcome, RunId, Started, Totals},
     options::Options,
+    place::Place,
     remains::remains,
     supervise::pause,
 };
@@ -31,7 +32,7 @@ use crate::{
     held::Held,
     lock::{Fence, Guard as _, Holder, Identity, arrived},
     name::Name,
-    process::{self, Signals},
+    process::Signals,
 };
 
 /// A job that is to run now.
@@ -126,6 +127,27 @@ impl Run<'_> {
         Ok(course.see_through(locks))
     }
 
+    /// Records that the job was asked for and could not even be tried, if it is one that has run before.
+    pub(crate) fn refuse(state: &StateDir, job: &Name, why: &Error) -> Result<()> {
+        let Some(dir) = JobFiles::directory(state)? else { return Ok(()) };
+        let files = JobFiles::new(dir, job.clone());
+        if !files.exist()? {
+            return Ok(());
+        }
+        let ledger = JobLedger::new(files, Arc::new(Identity::current()), Arc::new(SystemClock));
+        let refused = |totals: &Totals| {
+            vec![Event::NotRun(NotRun {
+                run: totals.next_run(),
+                outcome: Outcome::Refused,
+                reason: why.to_string(),
+                holder: None,
+                wait: 0.0,
+                command: String::new(),
+            })]
+        };
+        ledger.append(refused)?.sync()
+    }
+
     fn wait_a_random_time(&self) -> Result<Option<i32>> {
         if self.options.jitter.is_zero() {
             return Ok(None);
@@ -176,8 +198,7 @@ impl Run<'_> {
 
     /// The start of the first attempt, durable; `None` when the run is not due, which is recorded then.
     fn record_start(&self, ledger: &JobLedger, locks: &mut Locks) -> Result<Option<(RunId, Fence)>> {
-        let boot = process::boot_id();
-        let pid_namespace = process::pid_namespace();
+        let Place { boot, pid_namespace } = Place::current_or_unknown();
         let now = ledger.now();
         let own = locks.job.fence();
         let mut started = None;
@@ -209,11 +230,15 @@ impl Run<'_> {
             }));
             events
         })?;
-        if let Some((_, fence)) = started {
-            locks.job.raise_fence(Fence(fence.0 - 1))?;
+        let Some((run, fence)) = started else { return appended.sync().map(|()| None) };
+        if let Err(e) = locks.job.raise_fence(Fence(fence.0 - 1)).and_then(|()| appended.sync()) {
+            // It is the first error that matters.
+            let _ = ledger.append(|totals| {
+                remains(totals, locks.slot, &boot).map(|left| not_started(left, &e)).into_iter().collect()
+            });
+            return Err(e);
         }
-        appended.sync()?;
-        Ok(started)
+        Ok(Some((run, fence)))
     }
 
     fn not_due(&self, totals: &Totals, now: chrono::DateTime<chrono::Utc>) -> Option<String> {
@@ -222,6 +247,11 @@ impl Run<'_> {
         let since = (now - last).to_std().ok()?;
         (since < once_per).then(|| format!("its last success started {} s ago", since.as_secs()))
     }
+}
+
+/// The end of a run whose start is in the ledger, but for all we know not on disk.
+fn not_started(left: Ended, why: &Error) -> Event {
+    Event::Ended(Ended { outcome: Outcome::NotStarted, reason: Some(why.to_string()), ..left })
 }
 
 /// Ended by a signal before it began: what for people, and the exit code.

@@ -207,16 +207,9 @@ pub(crate) fn count(given: &str) -> Result<u32, String> {
 
 /// What a pause is multiplied by.
 pub(crate) fn backoff(given: &str) -> Result<f64, String> {
-    let number = given.parse().map_err(|_| BACKOFF.to_owned())?;
-    check_backoff(number)
+    let factor = given.parse::<f64>().ok().filter(|factor| factor.is_finite() && *factor >= 1.0);
+    factor.ok_or_else(|| "give a factor of 1 or more (1 keeps the delay, 2 doubles it)".to_owned())
 }
-
-/// The same, of a number.
-pub(crate) fn check_backoff(factor: f64) -> Result<f64, String> {
-    if factor.is_finite() && factor >= 1.0 { Ok(factor) } else { Err(BACKOFF.to_owned()) }
-}
-
-const BACKOFF: &str = "give a factor of 1 or more (1 keeps the delay, 2 doubles it)";
 
 /// A time that must not be 0.
 pub(crate) fn time(given: &str) -> Result<Duration, String> {
@@ -246,8 +239,8 @@ pub(crate) fn bytes(given: &str) -> Result<u64, String> {
 mod tests {
     use super::*;
 
-    fn seconds(seconds: u64) -> Option<Duration> {
-        Some(Duration::from_secs(seconds))
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
     }
 
     #[test]
@@ -257,15 +250,15 @@ mod tests {
 
     #[test]
     fn the_nearer_place_wins_and_the_other_fills_in() {
-        let file = Settings { time_limit: seconds(5), slots: Some(3), retries: Some(7), ..Settings::default() };
-        let line = Settings { time_limit: seconds(1), retries: Some(0), ..Settings::default() };
+        let file = Settings { time_limit: Some(seconds(5)), slots: Some(3), retries: Some(7), ..Settings::default() };
+        let line = Settings { time_limit: Some(seconds(1)), retries: Some(0), ..Settings::default() };
         let options = line.over(file).lower().unwrap();
-        assert_eq!((options.time_limit, options.slots, options.retries.count), (seconds(1), 3, 0));
+        assert_eq!((options.time_limit, options.slots, options.retries.count), (Some(seconds(1)), 3, 0));
     }
 
     #[test]
     fn what_answers_one_question_is_replaced_as_one() {
-        let file = Settings { wait: seconds(5), close: Some(true), ..Settings::default() };
+        let file = Settings { wait: Some(seconds(5)), close: Some(true), ..Settings::default() };
         let line = Settings { policy: Some(PolicyWord::Skip), hold: Some(Hold::Tree), ..Settings::default() };
         let options = line.over(file).lower().unwrap();
         assert_eq!((options.policy, options.close, options.hold), (Policy::Skip, false, Hold::Tree));
@@ -276,12 +269,12 @@ mod tests {
         let policy = |policy, wait| Settings { policy, wait, ..Settings::default() }.lower().map(|o| o.policy);
         assert_eq!(policy(Some(PolicyWord::Wait), None).unwrap(), Policy::Wait(Wait::Forever));
         assert_eq!(
-            policy(Some(PolicyWord::Wait), seconds(3)).unwrap(),
+            policy(Some(PolicyWord::Wait), Some(seconds(3))).unwrap(),
             Policy::Wait(Wait::For(Duration::from_secs(3)))
         );
-        assert_eq!(policy(None, seconds(0)).unwrap(), Policy::Wait(Wait::For(Duration::ZERO)));
-        assert!(policy(Some(PolicyWord::Replace), seconds(3)).is_err());
-        assert!(policy(Some(PolicyWord::Skip), seconds(3)).is_err());
+        assert_eq!(policy(None, Some(seconds(0))).unwrap(), Policy::Wait(Wait::For(Duration::ZERO)));
+        assert!(policy(Some(PolicyWord::Replace), Some(seconds(3))).is_err());
+        assert!(policy(Some(PolicyWord::Skip), Some(seconds(3))).is_err());
     }
 
     #[test]
@@ -296,9 +289,9 @@ mod tests {
     fn a_long_delay_is_not_cut_by_the_default() {
         let retries =
             |retry_delay, retry_max_delay| Settings { retry_delay, retry_max_delay, ..Settings::default() }.lower();
-        assert_eq!(retries(seconds(600), None).unwrap().retries.max_delay, Duration::from_secs(600));
-        assert_eq!(retries(seconds(1), seconds(5)).unwrap().retries.max_delay, Duration::from_secs(5));
-        assert!(retries(seconds(6), seconds(5)).is_err());
+        assert_eq!(retries(Some(seconds(600)), None).unwrap().retries.max_delay, Duration::from_secs(600));
+        assert_eq!(retries(Some(seconds(1)), Some(seconds(5))).unwrap().retries.max_delay, Duration::from_secs(5));
+        assert!(retries(Some(seconds(6)), Some(seconds(5))).is_err());
     }
 
     #[test]

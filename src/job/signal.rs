@@ -45,21 +45,10 @@ pub(crate) fn parse(given: &str) -> Result<c_int, String> {
     number(given).ok_or_else(|| "give a signal's name (TERM, SIGINT, HUP …) or its number".to_owned())
 }
 
-/// A signal's number, if it is one that may be sent.
+/// A signal's number. Those between the standard and the real-time ones are the C library's.
 fn number(given: &str) -> Option<c_int> {
     let number = given.parse().ok()?;
-    is_signal(number).then_some(number)
-}
-
-/// Whether there is a signal of that number. Those between the standard and the real-time ones are the C library's.
-pub(crate) fn is_signal(number: c_int) -> bool {
-    (1..=31).contains(&number) || (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&number)
-}
-
-/// The signal's name without `SIG`, or its number.
-pub(crate) fn name(signal: c_int) -> String {
-    let known = NAMES.iter().find(|(_, number)| *number == signal);
-    known.map_or_else(|| signal.to_string(), |(name, _)| (*name).to_owned())
+    ((1..=31).contains(&number) || (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&number)).then_some(number)
 }
 
 #[cfg(test)]
@@ -74,6 +63,5 @@ mod tests {
         for bad in ["", "SIG", "0", "-15", "32", "65", "TERMINATE", "15 "] {
             assert!(parse(bad).is_err(), "{bad}");
         }
-        assert_eq!((name(libc::SIGUSR1), name(64)), ("USR1".to_owned(), "64".to_owned()));
     }
 }

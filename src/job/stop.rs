@@ -26,6 +26,7 @@ use super::{
     files::JobFiles,
     ledger::JobLedger,
     model::{EndRequest, Event, Request, RunId},
+    place::Place,
     remains::remains,
 };
 use crate::{
@@ -96,16 +97,16 @@ impl Stop<'_> {
 
     /// Every process that is proven to keep the lock, this one excepted: a job may stop itself.
     fn keepers(&self, id: FileId) -> Result<Vec<u32>> {
-        let Keepers { keepers, unreadable, locked } = keepers(id).map_err(|e| Error::io("read", "/proc", e))?;
-        if keepers.is_empty() && locked && unreadable > 0 {
+        let failed = |e| Error::io("read", "/proc", e);
+        let Keepers { keepers: found, unreadable, locked } = keepers(id).map_err(failed)?;
+        if found.is_empty() && locked && unreadable > 0 {
             return Err(Error::Denied {
                 path: self.locks.path_of(self.file),
                 why: "is locked by a process that this user may not look into; stop it as its owner or as root"
                     .to_owned(),
             });
         }
-        let mut pids: Vec<_> =
-            keepers.iter().map(|keeper| keeper.pid).filter(|pid| *pid != std::process::id()).collect();
+        let mut pids: Vec<_> = found.iter().map(|keeper| keeper.pid).filter(|pid| *pid != std::process::id()).collect();
         pids.dedup();
         Ok(pids)
     }
@@ -124,7 +125,7 @@ impl Stop<'_> {
     /// Records the end of a run whose wrapper did not.
     fn conclude(&self, run: Option<RunId>) -> Result<()> {
         let Some(run) = run else { return Ok(()) };
-        let boot = crate::process::boot_id();
+        let boot = Place::current_or_unknown().boot;
         self.ledger
             .append(|totals| {
                 let still_there = totals.in_slot(self.slot).is_some_and(|running| running.run == run);
@@ -148,10 +149,10 @@ impl Stop<'_> {
             path: self.locks.path_of(self.file),
             why: format!(
                 "pid {} keeps the lock, and this user may not signal it; stop it as its owner or as root",
-                handle.pid()
+                handle.process().pid
             ),
         };
-        handle.signal(signal).map_err(denied)
+        handle.signal(signal).map(drop).map_err(denied)
     }
 
     fn end_wrapper(&self, pid: u32, id: FileId) -> Result<Waited> {

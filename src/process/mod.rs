@@ -2,19 +2,35 @@
 //!
 //! - [`Program`], [`Spawn`], [`Child`]: start one program as cheaply as the kernel can, and hear how it ended.
 //! - [`Signals`]: signals as something to read, while the job runs.
+//! - [`Handle`]: a process that cannot be mistaken for a later one of its number; [`info`], [`descendants`]: the process table.
+//! - [`Tree`], [`Cgroup`]: a command with all that it started, and its certain end.
+//! - [`locks`]: who took a file's lock, and who keeps it.
+//! - [`in_foreground`]: whether we are what runs on a terminal.
 
 #[cfg(test)]
 mod alone;
+mod cgroup;
 mod child;
+mod handle;
+pub(crate) mod locks;
 mod program;
 mod signals;
 mod spawn;
+mod sweep;
+mod table;
+mod terminal;
+mod tree;
 mod wait;
 
+pub(crate) use cgroup::Cgroup;
 pub(crate) use child::{Child, Ended, Status, Usage};
+pub(crate) use handle::Handle;
+pub(crate) use locks::{Keeper, Keepers, LockTable, keepers, keeps};
 pub(crate) use program::Program;
 pub(crate) use signals::{Mask, Received, Signals};
 pub(crate) use spawn::{Spawn, SpawnError};
+pub(crate) use sweep::Survivor;
+pub(crate) use table::{ProcessInfo, command_line, descendants, info};
+pub(crate) use terminal::in_foreground;
+pub(crate) use tree::{Tree, become_subreaper, kill_tree_of};
 pub(crate) use wait::wait_for;
-mod temporary;
-pub(crate) use temporary::*;

@@ -279,21 +279,20 @@ fn set_up(plan: &Plan<'_>) -> Result<(), c_int> {
     }
     // Rust's runtime ignores it in us; a program in a pipeline counts on it.
     set_default(libc::SIGPIPE);
-    // SAFETY (this and the following calls): system calls on integers and on memory of the plan, all async-signal-safe.
+    // SAFETY: a system call on integers, which a process of any kind may make.
     if plan.own_group && unsafe { libc::setpgid(0, 0) } != 0 {
         return Err(errno());
     }
     if let Some(procs) = plan.cgroup {
-        // SAFETY: as above; 0 means the process that writes it.
+        // SAFETY: as above, and one byte of a constant. A 0 means the process that writes it.
         plan.in_cgroup.set(unsafe { libc::write(procs, b"0".as_ptr().cast(), 1) } == 1);
     }
     for (source, target) in plan.standard.iter().zip(0..) {
         match *source {
-            None => {}
             Some(source) if source == target => keep_open(source)?,
             // SAFETY: as above.
             Some(source) if unsafe { libc::dup2(source, target) } < 0 => return Err(errno()),
-            Some(_) => {}
+            _ => {}
         }
     }
     for descriptor in plan.inherit {

@@ -56,6 +56,10 @@ fn help_and_version_are_no_errors() {
         &["trip", "add", "--help"],
         &["book", "-h"],
         &["race", "--help"],
+        &["run", "--help"],
+        &["run", "-h"],
+        &["stop", "--help"],
+        &["doctor", "--help"],
     ] {
         let said = triplock().args(arguments).output().unwrap();
         assert!(said.status.success() && said.stderr.is_empty() && !said.stdout.is_empty(), "{arguments:?}");

@@ -1,9 +1,11 @@
 //! One binary for all integration tests: it links once and shares one harness ([`sandbox`]).
 
+mod bad_input;
 mod compatibility;
 mod damage;
 mod documents;
 mod fairness;
+mod job_files;
 mod kill;
 mod last_seat;
 mod ledger;

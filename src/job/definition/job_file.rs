@@ -1,0 +1,214 @@
+//! What one job file says.
+
+use std::path::Path;
+
+use toml::{
+    Spanned,
+    de::{DeString, DeValue},
+};
+
+use super::Definition;
+use crate::{
+    config::{Document, Integer, Problem, Value, array, boolean, nearest, parsed, text, word},
+    duration,
+    job::{
+        settings::{self, Settings},
+        signal,
+    },
+    name::Name,
+};
+
+/// One job file, understood.
+#[derive(Debug, Default)]
+pub(super) struct JobFile {
+    /// The jobs that are whole.
+    pub(super) definitions: Vec<Definition>,
+    /// Everything that is wrong, in the order of the lines.
+    pub(super) problems: Vec<Problem>,
+    /// The name of every job that it defines, also of those that are not whole.
+    names: Vec<String>,
+}
+
+impl JobFile {
+    pub(super) fn understand(path: &Path, source: &str) -> Self {
+        let (mut document, top) = Document::parse(path, source);
+        // What seems to be missing may stand where the parser lost its way.
+        let is_toml = !document.has_problems();
+        let mut file = Self::default();
+        for (key, value) in top.get_ref() {
+            if key.get_ref() != "jobs" {
+                document.unknown(key, "", &["jobs"]);
+            } else if let Some(jobs) = document.table("jobs", value) {
+                for (name, job) in jobs {
+                    file.names.push(name.get_ref().clone().into_owned());
+                    file.definitions.extend(definition(&mut document, path, is_toml, name, job));
+                }
+            }
+        }
+        file.problems = document.into_problems();
+        file
+    }
+
+    /// Whether the file defines the job, as far as that can be told: of a file that is not TOML, a line that speaks of
+    /// `jobs` and of that name is enough.
+    pub(super) fn claims(&self, job: &Name, source: &str) -> bool {
+        let separate = |c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '-');
+        let words = |line: &str, wanted: &str| line.split(separate).any(|word| word == wanted);
+        // A name may hold dots, which separate words.
+        let speaks = |line: &str| words(line, "jobs") && line.contains(job.as_str());
+        self.names.iter().any(|name| name == job.as_str()) || (!self.problems.is_empty() && source.lines().any(speaks))
+    }
+}
+
+/// The keys that are not options of `run`.
+const OWN_KEYS: [&str; 2] = ["command", "description"];
+
+/// The options of `run`, with `_` for `-`. (`nonblock` is `policy = "skip"`, and `lock`, which may be repeated there,
+/// is `locks`.)
+const SETTINGS: [&str; 20] = [
+    "policy",
+    "wait",
+    "conflict_exit_code",
+    "slots",
+    "locks",
+    "time_limit",
+    "kill_after",
+    "signal",
+    "retries",
+    "retry_delay",
+    "retry_backoff",
+    "retry_max_delay",
+    "ok_exit",
+    "once_per",
+    "jitter",
+    "hold",
+    "close",
+    "output",
+    "keep_runs",
+    "log_limit",
+];
+
+fn known() -> impl Iterator<Item = &'static str> {
+    OWN_KEYS.into_iter().chain(SETTINGS)
+}
+
+fn definition<'t>(
+    document: &mut Document<'t>,
+    path: &Path,
+    is_toml: bool,
+    key: &Spanned<DeString<'t>>,
+    value: &Value<'t>,
+) -> Option<Definition> {
+    let name = match key.get_ref().parse::<Name>() {
+        Ok(name) => name,
+        Err(e) => {
+            document.problem(key.span(), e.to_string());
+            return None;
+        }
+    };
+    let table = document.table(&format!("jobs.{name}"), value)?;
+    let inside = format!("job {name}: ");
+    let (mut command, mut description, mut settings) = (None, None, Settings::default());
+    let mut whole = true;
+    for (key, value) in table {
+        let name: &str = key.get_ref();
+        let understood = match name {
+            "command" => words_of(value.get_ref()).map(|words| command = Some(words)),
+            "description" => text(value.get_ref()).map(|text| description = Some(text.to_owned())),
+            name => match set(&mut settings, name, value.get_ref()) {
+                Some(understood) => understood,
+                None => {
+                    document.unknown(key, &inside, &known().collect::<Vec<_>>());
+                    whole = false;
+                    continue;
+                }
+            },
+        };
+        if let Err(why) = understood {
+            document.problem(value.span(), format!("{inside}{name}: {why}"));
+            whole = false;
+        }
+    }
+    if let Some(contradiction) = settings.contradiction() {
+        document.problem(key.span(), format!("{inside}{contradiction}"));
+        whole = false;
+    }
+    // (`comand` has had its line.)
+    let misspelt = || table.keys().any(|key| nearest(key.get_ref(), known()) == Some("command"));
+    if command.is_none() && is_toml && !misspelt() {
+        document.problem(key.span(), format!("{inside}there is no command; add command = [\"program\", \"argument\"]"));
+    }
+    let line = document.line(key.span().start);
+    let definition = Definition { name, command: command?, description, settings, path: path.to_owned(), line };
+    whole.then_some(definition)
+}
+
+/// A command: its words, or a line for the shell.
+fn words_of(value: &DeValue<'_>) -> Result<Vec<std::ffi::OsString>, String> {
+    let words = match value {
+        DeValue::Array(_) => array(value, |word| text(word).map(str::to_owned))?,
+        DeValue::String(_) => match text(value)?.trim() {
+            "" => Vec::new(),
+            line => ["/bin/sh", "-c", line].map(str::to_owned).to_vec(),
+        },
+        _ => return Err("give the words, [\"program\", \"argument\"], or a line for the shell in quotes".to_owned()),
+    };
+    match words.first() {
+        None => Err("it is empty; name a program".to_owned()),
+        Some(program) if program.is_empty() => Err("the program's name is empty".to_owned()),
+        Some(_) => Ok(words.into_iter().map(Into::into).collect()),
+    }
+}
+
+/// Sets one of [`SETTINGS`], or says that the key is none.
+fn set(settings: &mut Settings, key: &str, value: &DeValue<'_>) -> Option<Result<(), String>> {
+    fn keep<T>(slot: &mut Option<T>, value: Result<T, String>) -> Result<(), String> {
+        value.map(|value| *slot = Some(value))
+    }
+    let time = |parse: fn(&str) -> Result<std::time::Duration, String>| parsed(value, Integer::OrFloat, parse);
+    Some(match key {
+        "policy" => keep(&mut settings.policy, word(value)),
+        "wait" => keep(&mut settings.wait, time(duration::parse)),
+        "conflict_exit_code" => {
+            keep(&mut settings.conflict_exit_code, parsed(value, Integer::Only, settings::exit_code))
+        }
+        "slots" => keep(&mut settings.slots, parsed(value, Integer::Only, settings::slots)),
+        "locks" => {
+            keep(&mut settings.locks, array(value, |name| text(name)?.parse::<Name>().map_err(|e| e.to_string())))
+        }
+        "time_limit" => keep(&mut settings.time_limit, time(settings::time)),
+        "kill_after" => keep(&mut settings.kill_after, time(duration::parse)),
+        "signal" => keep(&mut settings.signal, parsed(value, Integer::OrText, signal::parse)),
+        "retries" => keep(&mut settings.retries, parsed(value, Integer::Only, settings::count)),
+        "retry_delay" => keep(&mut settings.retry_delay, time(duration::parse)),
+        "retry_backoff" => keep(
+            &mut settings.retry_backoff,
+            match value {
+                DeValue::String(_) => Err("write the number without quotes".to_owned()),
+                _ => parsed(value, Integer::OrFloat, settings::backoff),
+            },
+        ),
+        "retry_max_delay" => keep(&mut settings.retry_max_delay, time(duration::parse)),
+        "ok_exit" => keep(&mut settings.ok_exit, codes(value)),
+        "once_per" => keep(&mut settings.once_per, time(settings::time)),
+        "jitter" => keep(&mut settings.jitter, time(duration::parse)),
+        "hold" => keep(&mut settings.hold, word(value)),
+        "close" => keep(&mut settings.close, boolean(value)),
+        "output" => keep(&mut settings.output, word(value)),
+        "keep_runs" => keep(&mut settings.keep_runs, parsed(value, Integer::Only, settings::count)),
+        "log_limit" => keep(&mut settings.log_limit, parsed(value, Integer::OrText, settings::bytes)),
+        _ => return None,
+    })
+}
+
+fn codes(value: &DeValue<'_>) -> Result<Vec<u8>, String> {
+    let codes = array(value, |code| parsed(code, Integer::Only, settings::exit_code))?;
+    if codes.is_empty() {
+        Err("it is empty, so every run would fail; leave it out for [0]".to_owned())
+    } else {
+        Ok(codes)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,167 @@
+//! Jobs that files define: `[jobs.nightly]` with a command, a description, and any option of `run` as a key.
+//!
+//! A mistake in one file must not stop the jobs of another, and a job must not run on half of what its file says. So
+//! to run a job only what concerns it is judged: a file that defines it must be without any mistake, and one that
+//! cannot be read at all matters only when nothing else tells what to run. `doctor` judges everything.
+
+mod job_file;
+mod sources;
+
+use std::{ffi::OsString, path::PathBuf};
+
+use super::{Options, settings::Settings};
+use crate::{
+    config::{Problem, nearest},
+    error::{Error, Result},
+    name::Name,
+};
+
+use job_file::JobFile;
+pub(crate) use sources::Sources;
+
+/// A job as a file defines it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Definition {
+    pub(crate) name: Name,
+    /// The program and its arguments.
+    pub(crate) command: Vec<OsString>,
+    /// What it is for.
+    pub(crate) description: Option<String>,
+    /// How it is run, where the file says so.
+    pub(crate) settings: Settings,
+    /// The file.
+    pub(crate) path: PathBuf,
+    /// The line at which its definition begins.
+    pub(crate) line: usize,
+}
+
+/// What is to be run, and how.
+#[derive(Debug)]
+pub(crate) struct Resolved {
+    /// The program and its arguments.
+    pub(crate) command: Vec<OsString>,
+    pub(crate) options: Options,
+}
+
+/// Every definition, and everything that is wrong.
+#[derive(Debug, Default)]
+pub(crate) struct All {
+    /// Those without a mistake, in the order in which they were found.
+    pub(crate) definitions: Vec<Definition>,
+    pub(crate) problems: Vec<Problem>,
+    /// How many files were read.
+    pub(crate) files: usize,
+}
+
+impl Sources {
+    /// What a command line comes to: the job's own command from its file, or the one that was given, which is for jobs
+    /// without a file only: two commands under one name would be two jobs under one lock.
+    ///
+    /// # Errors
+    /// `BadConfiguration` when a file that defines the job has a mistake, `Usage` when it has two commands or its
+    /// options contradict each other, `NoSuchJob` when it has none.
+    pub(crate) fn resolve(&self, job: &Name, given: Vec<OsString>, line: Settings) -> Result<Resolved> {
+        let found = self.find(job)?;
+        match found.definition {
+            Some(definition) if given.is_empty() => {
+                let options = line.over(definition.settings).lower()?;
+                Ok(Resolved { command: definition.command, options })
+            }
+            Some(Definition { path, line, .. }) => Err(Error::Usage(format!(
+                "job {job} has its command in {} (line {line}); leave the command out, or name the job otherwise",
+                path.display()
+            ))),
+            None if !given.is_empty() => Ok(Resolved { command: given, options: line.lower()? }),
+            None => Err(match found.unreadable {
+                Some(problem) => problem.into_error(),
+                None => Error::NoSuchJob { job: job.clone(), why: self.what_instead(job) },
+            }),
+        }
+    }
+
+    /// The definition of one job. Only files that may define it are parsed.
+    ///
+    /// # Errors
+    /// `BadConfiguration` when a file that defines it has a mistake, or a second one does.
+    fn find(&self, job: &Name) -> Result<Found> {
+        let mut found = Found::default();
+        let mut result = Ok(());
+        self.visit(|path, text| {
+            let text = match text {
+                Ok(text) => text,
+                Err(problem) => {
+                    found.unreadable.get_or_insert(problem);
+                    return;
+                }
+            };
+            // An escape in a quoted key can spell any name.
+            if !(text.contains(job.as_str()) || text.contains('\\')) || result.is_err() {
+                return;
+            }
+            let mut file = JobFile::understand(path, &text);
+            if !file.claims(job, &text) {
+                return;
+            }
+            if !file.problems.is_empty() {
+                result = Err(file.problems.swap_remove(0));
+                return;
+            }
+            let Some(definition) = file.definitions.into_iter().find(|definition| definition.name == *job) else {
+                return;
+            };
+            match &found.definition {
+                Some(first) => result = Err(twice(first, &definition)),
+                None => found.definition = Some(definition),
+            }
+        });
+        result.map_err(Problem::into_error)?;
+        Ok(found)
+    }
+
+    /// Every definition, and everything that is wrong.
+    pub(crate) fn all(&self) -> All {
+        let mut all = All::default();
+        self.visit(|path, text| {
+            let text = match text {
+                Ok(text) => text,
+                Err(problem) => return all.problems.push(problem),
+            };
+            all.files += 1;
+            let mut file = JobFile::understand(path, &text);
+            for definition in file.definitions {
+                match all.definitions.iter().find(|first| first.name == definition.name) {
+                    Some(first) => file.problems.push(twice(first, &definition)),
+                    None => all.definitions.push(definition),
+                }
+            }
+            file.problems.sort_by_key(|problem| problem.line);
+            all.problems.extend(file.problems);
+        });
+        all
+    }
+
+    fn what_instead(&self, job: &Name) -> String {
+        let all = self.all();
+        let names = all.definitions.iter().map(|definition| definition.name.as_str());
+        match nearest(job.as_str(), names) {
+            Some(meant) => format!("did you mean {meant}?"),
+            None => format!("give a command, `triplock run {job} -- COMMAND`, or define [jobs.{job}] in {self}"),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Found {
+    definition: Option<Definition>,
+    /// A file or directory that might define the job as well.
+    unreadable: Option<Problem>,
+}
+
+fn twice(first: &Definition, second: &Definition) -> Problem {
+    let Definition { name, path, line, .. } = first;
+    let why = format!("job {name} is defined in {} (line {line}) already; remove one of the two", path.display());
+    Problem { path: second.path.clone(), line: second.line, why }
+}
+
+#[cfg(test)]
+mod tests;
