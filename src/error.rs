@@ -229,8 +229,6 @@ impl fmt::Display for Error {
                 crate::FORMAT
             ),
             Self::NoSuchJob { job, why } => write!(f, "no such job: {job}; {why}"),
-            Self::BadConfiguration { path, line: 0, why } => write!(f, "{}: {why}", path.display()),
-            Self::BadConfiguration { path, line, why } => write!(f, "{}: line {line}: {why}", path.display()),
             Self::Nested(name) => {
                 write!(f, "{name}: a run that this process belongs to holds that lock; waiting for it would never end")
             }
@@ -246,7 +244,10 @@ impl fmt::Display for Error {
                 Ok(())
             }
             Self::CannotCreate { path, source } => write!(f, "cannot create {}: {source}", path.display()),
-            Self::Denied { path, why } => write!(f, "{}: {why}", path.display()),
+            Self::Denied { path, why } | Self::BadConfiguration { path, line: 0, why } => {
+                write!(f, "{}: {why}", path.display())
+            }
+            Self::BadConfiguration { path, line, why } => write!(f, "{}: line {line}: {why}", path.display()),
             Self::UntrustedFileSystem { path, kind } => write!(
                 f,
                 "{}: on {kind}, where locks of other processes may not be seen; choose a local directory, or insist with --allow-network-fs",

@@ -89,6 +89,17 @@ impl Output {
         }
     }
 
+    /// Something that went wrong and did not change the result; also when quiet.
+    pub(crate) fn warning(&self, text: &str) {
+        if self.json {
+            let warning = serde_json::json!({ "warning": text });
+            let line = serde_json::to_string(&Versioned { format: crate::FORMAT, value: &warning });
+            let _ = writeln!(io::stderr(), "{}", line.expect("a warning is plain data"));
+        } else {
+            let _ = writeln!(io::stderr(), "triplock: {text}");
+        }
+    }
+
     /// An error; also when quiet.
     pub(crate) fn failure(&self, failure: &Failure) {
         let line = if self.json {

@@ -54,7 +54,7 @@ fn attempt(output: &Output, global: &Global, args: &cli::Run) -> Result<Done> {
 fn tell(output: &Output, args: &cli::Run, done: &Done) {
     let job = &args.job;
     for warning in &done.warnings {
-        output.message(&format!("{job}: {warning}"));
+        output.warning(&format!("{job}: {warning}"));
     }
     let Some(why) = &done.why else { return };
     let word = match done.outcome {

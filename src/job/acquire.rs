@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     files::JobFiles,
+    holding::By,
     ledger::JobLedger,
     model::Request,
     options::{Options, Policy},
@@ -41,7 +42,7 @@ pub(super) enum Acquired {
     /// Somebody holds that lock.
     Busy {
         lock: String,
-        holder: Option<Holder>,
+        by: By,
         waited: Duration,
     },
     /// An ancestor of ours holds that lock.
@@ -87,33 +88,50 @@ impl Asking<'_> {
         };
         let (slot, job) = match self.slot(until)? {
             Ok(granted) => granted,
-            Err(not) => return Ok(Self::failed(not, self.files.job.as_str().to_owned(), &self.files.job, begun)),
+            Err(not) => return Ok(Self::failed(not, self.locks, &self.slots(), &self.files.job, None, begun)),
         };
         let mut named = Vec::new();
         if let Some(locks) = self.named {
             for name in &self.options.locks {
                 let key = format!("locks/{name}");
-                match self.one(locks, name, &format!("{name}.lock"), &key, until, true)? {
+                let file = format!("{name}.lock");
+                match self.one(locks, name, &file, &key, until, true)? {
                     Ok(guard) => named.push(guard),
-                    Err(not) => return Ok(Self::failed(not, key, name, begun)),
+                    Err(not) => return Ok(Self::failed(not, locks, &[file], name, Some(key), begun)),
                 }
             }
         }
         Ok(Acquired::Granted(Locks { slot, job, named, waited: begun.elapsed() }))
     }
 
-    fn failed(not: Not, lock: String, name: &Name, begun: Instant) -> Acquired {
+    /// `key`: how a lock is called that is not the job's own.
+    fn failed(
+        not: Not,
+        locks: &FileLock,
+        files: &[String],
+        name: &Name,
+        key: Option<String>,
+        begun: Instant,
+    ) -> Acquired {
         let waited = begun.elapsed();
         match not {
-            Not::Busy(holder) => Acquired::Busy { lock, holder, waited },
+            Not::Busy(noted) => {
+                let lock = key.unwrap_or_else(|| name.as_str().to_owned());
+                Acquired::Busy { lock, by: By::find(locks, files, noted), waited }
+            }
             Not::Nested => Acquired::Nested { lock: name.clone(), waited },
             Not::Interrupted(signal) => Acquired::Interrupted { signal, waited },
         }
     }
 
+    /// The lock files of the job's slots.
+    fn slots(&self) -> Vec<String> {
+        (1..=self.options.slots).map(|slot| self.files.lock(slot)).collect()
+    }
+
     /// A slot of the job.
     fn slot(&self, until: Until) -> Result<Result<(u32, FileGuard), Not>> {
-        let files: Vec<String> = (1..=self.options.slots).map(|slot| self.files.lock(slot)).collect();
+        let files = self.slots();
         let holder = match self.free_slot(&files)? {
             Ok(granted) => return Ok(Ok(granted)),
             Err(Not::Busy(holder)) if until != Until::Now => holder,

@@ -160,10 +160,8 @@ impl Course<'_> {
         let foreground = process::in_foreground();
         // Certain to end with its whole tree, where the system offers that; only who sets a limit pays for it.
         let cgroup = self.options.time_limit.and_then(|_| Cgroup::try_make(&format!("{}-{}", self.job, self.run)));
-        let inherit: Vec<BorrowedFd<'_>> = match self.options.close {
-            true => Vec::new(),
-            false => std::iter::once(&locks.job).chain(&locks.named).map(crate::lock::FileGuard::descriptor).collect(),
-        };
+        let guards = std::iter::once(&locks.job).chain(&locks.named).filter(|_| !self.options.close);
+        let inherit: Vec<BorrowedFd<'_>> = guards.map(crate::lock::FileGuard::descriptor).collect();
         let output = log.as_ref().map(|log| log.output());
         let environment = self.environment(attempt, locks);
         let spawn = Spawn {
@@ -228,9 +226,8 @@ impl Course<'_> {
                 (Outcome::TimedOut, if by_kill { own } else { ExitCode::TimeLimit.code() }, Some(why))
             }
             // A command that handles Ctrl-C in the foreground went on, and ended well.
-            Some(Cause::Interrupt) if well => (Outcome::Succeeded, own, None),
+            Some(Cause::Interrupt) | None if well => (Outcome::Succeeded, own, None),
             Some(Cause::Signal(_) | Cause::Interrupt) => (Outcome::Stopped, own, None),
-            None if well => (Outcome::Succeeded, own, None),
             None => (Outcome::Failed, own, None),
         };
         Verdict { outcome, code, exit, signal, usage: ended.usage, start, duration: *duration, why }

@@ -5,6 +5,7 @@ mod backwards;
 mod course;
 pub(crate) mod definition;
 mod files;
+mod holding;
 mod ledger;
 #[cfg(test)]
 mod ledger_properties;

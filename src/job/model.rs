@@ -381,7 +381,9 @@ impl Totals {
         self.running.retain(|running| running.run != ended.run);
         *self.counts.0.entry(ended.outcome).or_default() += 1;
         if ended.outcome == Outcome::Succeeded {
-            self.last_success = self.last_success.max(Some(ended.start.timestamp_micros()));
+            // Slots end in any order. A success in the future is of a clock that was wrong, and counts no longer.
+            let before = self.last_success.filter(|success| *success <= entry.time.timestamp_micros());
+            self.last_success = before.max(Some(ended.start.timestamp_micros()));
         }
         let Ended { run, outcome, exit, duration, .. } = *ended;
         self.last = Some(Last { run, outcome, end: entry.time, exit, duration });

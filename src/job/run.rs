@@ -17,6 +17,7 @@ use super::{
     acquire::{Acquired, Asking, Locks},
     course::Course,
     files::JobFiles,
+    holding::By,
     ledger::JobLedger,
     model::{Ended, Event, NotRun, Outcome, RunId, Started, Totals},
     options::Options,
@@ -74,7 +75,7 @@ impl Run<'_> {
         let files = JobFiles::new(JobFiles::make_directory(self.state)?, self.job.clone());
         let ledger = JobLedger::new(files.clone(), Arc::new(Identity::current()), Arc::new(SystemClock));
         if let Some(signal) = self.wait_a_random_time()? {
-            return self.not_run(&ledger, Outcome::Interrupted, interrupted(signal), None, Duration::ZERO);
+            return Ok(self.not_run(&ledger, Outcome::Interrupted, interrupted(signal), None, Duration::ZERO));
         }
         let locks = ledger.locks();
         let named = if self.options.locks.is_empty() { None } else { Some(ledger.named_locks(self.state)?) };
@@ -90,22 +91,23 @@ impl Run<'_> {
         };
         let mut locks = match asking.acquire()? {
             Acquired::Granted(locks) => locks,
-            Acquired::Busy { lock, holder, waited } => return self.busy(&ledger, &lock, holder, waited),
+            Acquired::Busy { lock, by, waited } => return Ok(self.busy(&ledger, &lock, by, waited)),
             Acquired::Nested { lock, waited } => {
                 let why =
                     format!("a run that this process belongs to holds lock {lock}; waiting for it would never end");
-                return self.not_run(&ledger, Outcome::Refused, (why, ExitCode::NotRun.code()), None, waited);
+                return Ok(self.not_run(&ledger, Outcome::Refused, (why, ExitCode::NotRun.code()), None, waited));
             }
             Acquired::Interrupted { signal, waited } => {
-                return self.not_run(&ledger, Outcome::Interrupted, interrupted(signal), None, waited);
+                return Ok(self.not_run(&ledger, Outcome::Interrupted, interrupted(signal), None, waited));
             }
         };
         let signals = Signals::take().map_err(|e| Error::io("take the signals of", "this process", e))?;
         if let Some(signal) = arrived() {
-            return self.not_run(&ledger, Outcome::Interrupted, interrupted(signal), None, locks.waited);
+            return Ok(self.not_run(&ledger, Outcome::Interrupted, interrupted(signal), None, locks.waited));
         }
-        let Some((run, fence)) = self.record_start(&ledger, &mut locks)? else {
-            return Ok(Done::of(Outcome::NotDue, ExitCode::Success.code()));
+        let (run, fence) = match self.record_start(&ledger, &mut locks)? {
+            Ok(started) => started,
+            Err(why) => return Ok(Done { why: Some(why), ..Done::of(Outcome::NotDue, ExitCode::Success.code()) }),
         };
         held.add(self.job.as_str(), fence);
         for guard in &locks.named {
@@ -124,7 +126,11 @@ impl Run<'_> {
             run,
             fence,
         };
-        Ok(course.see_through(locks))
+        let done = course.see_through(locks);
+        // A signal that comes now, or waits already, comes too late for the run: its result stands. Given back, it
+        // would end us before we have told it.
+        std::mem::forget(signals);
+        Ok(done)
     }
 
     /// Records that the job was asked for and could not even be tried, if it is one that has run before.
@@ -157,11 +163,16 @@ impl Run<'_> {
         pause(&signals, self.options.jitter.mul_f64(fastrand::f64())).map_err(failed)
     }
 
-    fn busy(&self, ledger: &JobLedger, lock: &str, holder: Option<Holder>, waited: Duration) -> Result<Done> {
-        let hint = holder.as_ref().map_or_else(String::new, |holder| format!(" (last taken by {holder})"));
-        let why = match lock.strip_prefix("locks/") {
-            Some(name) => format!("lock {name} is held{hint}"),
-            None => format!("it is running already{hint}"),
+    fn busy(&self, ledger: &JobLedger, lock: &str, by: By, waited: Duration) -> Done {
+        let named = lock.strip_prefix("locks/");
+        let what = named.map_or_else(|| "it is running already".to_owned(), |name| format!("lock {name} is held"));
+        let (why, holder) = match by {
+            By::Unknown => (what, None),
+            By::Run(holder) => (format!("{what} (last taken by {holder})"), Some(holder)),
+            By::Stranger { pid, command } => {
+                let lock = named.map_or_else(|| "its lock".to_owned(), |name| format!("lock {name}"));
+                (format!("{lock} is held by a process that is no run: pid {pid}: {command}"), None)
+            }
         };
         self.not_run(ledger, Outcome::Skipped, (why, self.options.conflict_exit_code), holder, waited)
     }
@@ -174,7 +185,7 @@ impl Run<'_> {
         (reason, code): (String, u8),
         holder: Option<Holder>,
         waited: Duration,
-    ) -> Result<Done> {
+    ) -> Done {
         let recorded = ledger
             .append(|totals| {
                 vec![Event::NotRun(NotRun {
@@ -188,7 +199,7 @@ impl Run<'_> {
             })
             .and_then(|appended| appended.sync());
         let warnings = recorded.err().map(|e| format!("not recorded: {e}")).into_iter().collect();
-        Ok(Done { outcome, code, why: Some(reason), holder, warnings })
+        Done { outcome, code, why: Some(reason), holder, warnings }
     }
 
     /// The command line, shortened.
@@ -196,27 +207,28 @@ impl Run<'_> {
         crate::lock::shortened(self.command.iter())
     }
 
-    /// The start of the first attempt, durable; `None` when the run is not due, which is recorded then.
-    fn record_start(&self, ledger: &JobLedger, locks: &mut Locks) -> Result<Option<(RunId, Fence)>> {
+    /// The start of the first attempt, durable; or why the run is not due, which is recorded then.
+    fn record_start(&self, ledger: &JobLedger, locks: &mut Locks) -> Result<Result<(RunId, Fence), String>> {
         let Place { boot, pid_namespace } = Place::current_or_unknown();
         let now = ledger.now();
         let own = locks.job.fence();
-        let mut started = None;
+        let mut started = Err(String::new());
         let appended = ledger.append(|totals| {
             let mut events: Vec<_> = remains(totals, locks.slot, &boot).map(Event::Ended).into_iter().collect();
             if let Some(reason) = self.not_due(totals, now) {
                 events.push(Event::NotRun(NotRun {
                     run: totals.next_run(),
                     outcome: Outcome::NotDue,
-                    reason,
+                    reason: reason.clone(),
                     holder: None,
                     wait: locks.waited.as_secs_f64(),
                     command: self.command_line(),
                 }));
+                started = Err(reason);
                 return events;
             }
             let (run, fence) = (totals.next_run(), own.max(Fence(totals.fence + 1)));
-            started = Some((run, fence));
+            started = Ok((run, fence));
             events.push(Event::Started(Started {
                 run,
                 attempt: 1,
@@ -230,7 +242,10 @@ impl Run<'_> {
             }));
             events
         })?;
-        let Some((run, fence)) = started else { return appended.sync().map(|()| None) };
+        let (run, fence) = match started {
+            Ok(started) => started,
+            Err(why) => return appended.sync().map(|()| Err(why)),
+        };
         if let Err(e) = locks.job.raise_fence(Fence(fence.0 - 1)).and_then(|()| appended.sync()) {
             // It is the first error that matters.
             let _ = ledger.append(|totals| {
@@ -238,14 +253,15 @@ impl Run<'_> {
             });
             return Err(e);
         }
-        Ok(Some((run, fence)))
+        Ok(Ok((run, fence)))
     }
 
     fn not_due(&self, totals: &Totals, now: chrono::DateTime<chrono::Utc>) -> Option<String> {
         let (once_per, last) = (self.options.once_per?, totals.last_success()?);
         // A success in the future means that the clock was set back: better once too often than never again.
         let since = (now - last).to_std().ok()?;
-        (since < once_per).then(|| format!("its last success started {} s ago", since.as_secs()))
+        // A daily timer fires a little early or late each day; an early one must not cost a day.
+        (since < once_per.mul_f64(0.99)).then(|| format!("its last success started {} s ago", since.as_secs()))
     }
 }
 

@@ -3,6 +3,8 @@
 //! 1. Who keeps the lock is proven: a process with a descriptor whose fdinfo shows the lock. The note in the lock file,
 //!    /proc/locks and the ledger only say where to look. Each process is opened as a pidfd and proven again after that,
 //!    so a pid that was recycled in between never gets a stranger signalled.
+//!    What is to end is one acquisition of the lock, told from the next by who took it: whoever waited for the lock, and
+//!    has it once the run is over, has not been asked to end.
 //! 2. The request is in the ledger before the first signal: the run that is ended, or whoever finds its remains, knows
 //!    what the signal meant.
 //! 3. If the wrapper lives, it alone gets TERM: it ends its job's whole tree and records the end. If it is still there
@@ -25,7 +27,7 @@ use rustix::{
 use super::{
     files::JobFiles,
     ledger::JobLedger,
-    model::{EndRequest, Event, Request, RunId},
+    model::{EndRequest, Event, Request, RunId, Running},
     place::Place,
     remains::remains,
 };
@@ -35,11 +37,14 @@ use crate::{
     error::{Error, Result},
     lock::{FileLock, Identity},
     name::Name,
-    process::{Handle, Keepers, Signals, keepers, keeps, kill_tree_of, wait_for},
+    process::{Handle, Keeper, Keepers, Signals, keepers, keeps, kill_tree_of, wait_for},
 };
 
 /// How long a wrapper whose job is gone may take to record that.
 const RECORDING: Duration = Duration::from_secs(5);
+
+/// How long a wrapper that has just taken its lock may take to say so in the lock file.
+const NOTING: Duration = Duration::from_millis(200);
 
 /// What became of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +69,14 @@ pub(super) struct Stop<'a> {
     pub(super) interrupt: Option<&'a Signals>,
 }
 
+/// What is to end: one acquisition of the lock.
+struct Meant {
+    /// Who took it. (0 when that cannot be told any more.)
+    taker: u32,
+    /// Its run, if the ledger knows one.
+    run: Option<RunId>,
+}
+
 /// What a wait came to.
 enum Waited {
     Ended,
@@ -73,21 +86,32 @@ enum Waited {
 
 impl Stop<'_> {
     pub(super) fn end(&self) -> Result<Stopped> {
-        let mut requested: Option<Option<RunId>> = None;
+        let mut meant: Option<Meant> = None;
         loop {
-            let Some((note, id)) = self.locks.note_of(self.file)? else { return Ok(Stopped::NothingThere) };
-            let who = self.keepers(id)?;
-            if who.is_empty() {
-                self.conclude(requested.flatten())?;
-                return Ok(if requested.is_some() { Stopped::Gone } else { Stopped::NothingThere });
+            let Some((_, id)) = self.locks.note_of(self.file)? else { return Ok(Stopped::NothingThere) };
+            let keepers = self.keepers(id)?;
+            let Some(taker) = meant.as_ref().map(|meant| meant.taker).or(keepers.first().map(|keeper| keeper.taker))
+            else {
+                return Ok(Stopped::NothingThere);
+            };
+            // Of just that acquisition: whoever takes the lock after it has not been asked to end.
+            let who: Vec<_> = keepers.iter().filter(|keeper| keeper.is_of(taker)).collect();
+            let wrapper = who.iter().map(|keeper| keeper.pid).find(|pid| *pid == taker);
+            if let (None, Some(wrapper)) = (&meant, wrapper) {
+                self.wait_for_its_start(wrapper, id)?;
             }
-            if requested.is_none() {
-                requested = Some(self.record()?);
-            }
-            let wrapper = note.as_ref().map(|note| note.pid).filter(|pid| who.contains(pid));
+            let run = match &meant {
+                Some(meant) => meant.run,
+                None => self.record(taker)?,
+            };
+            meant = Some(Meant { taker, run });
             let waited = match wrapper {
-                Some(wrapper) => self.end_wrapper(wrapper, id)?,
-                None => self.end_orphans(&who, id)?,
+                Some(wrapper) if self.is_noted(wrapper)? => self.end_wrapper(wrapper, id)?,
+                _ if !who.is_empty() => self.end_orphans(taker, &who, id)?,
+                _ => {
+                    self.conclude(run)?;
+                    return Ok(Stopped::Gone);
+                }
             };
             if let Waited::Interrupted(signal) = waited {
                 return Ok(Stopped::Interrupted(signal));
@@ -96,9 +120,9 @@ impl Stop<'_> {
     }
 
     /// Every process that is proven to keep the lock, this one excepted: a job may stop itself.
-    fn keepers(&self, id: FileId) -> Result<Vec<u32>> {
+    fn keepers(&self, id: FileId) -> Result<Vec<Keeper>> {
         let failed = |e| Error::io("read", "/proc", e);
-        let Keepers { keepers: found, unreadable, locked } = keepers(id).map_err(failed)?;
+        let Keepers { keepers: mut found, unreadable, locked } = keepers(id).map_err(failed)?;
         if found.is_empty() && locked && unreadable > 0 {
             return Err(Error::Denied {
                 path: self.locks.path_of(self.file),
@@ -106,16 +130,41 @@ impl Stop<'_> {
                     .to_owned(),
             });
         }
-        let mut pids: Vec<_> = found.iter().map(|keeper| keeper.pid).filter(|pid| *pid != std::process::id()).collect();
-        pids.dedup();
-        Ok(pids)
+        found.retain(|keeper| keeper.pid != std::process::id());
+        Ok(found)
     }
 
-    /// The run whose end is now asked for, if the ledger knows one in this slot.
-    fn record(&self) -> Result<Option<RunId>> {
+    /// Whether the lock's note is that process's: a run's wrapper leaves one.
+    fn is_noted(&self, pid: u32) -> Result<bool> {
+        Ok(self.locks.note_of(self.file)?.and_then(|(note, _)| note).is_some_and(|note| note.pid == pid))
+    }
+
+    /// A run has its lock a moment before its note is in the lock file, and that a moment before its start is in the
+    /// ledger. Ended in such a moment, nobody would know of it.
+    fn wait_for_its_start(&self, wrapper: u32, id: FileId) -> Result<()> {
+        let since = Instant::now();
+        loop {
+            // Who leaves no note is a stranger.
+            let patience = if self.is_noted(wrapper)? { RECORDING } else { NOTING };
+            let totals = self.ledger.totals()?;
+            let is_recorded = totals.in_slot(self.slot).is_some_and(|running| running.pid == wrapper);
+            if is_recorded || since.elapsed() >= patience || !keeps(wrapper, id).unwrap_or(false) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// The run whose end is now asked for, if the ledger knows it.
+    fn record(&self, taker: u32) -> Result<Option<RunId>> {
+        let place = Place::current().ok();
+        // In another place its process has another number.
+        let is_it = |running: &&Running| {
+            taker == 0 || running.pid == taker || !place.as_ref().is_some_and(|place| place.is_of(running))
+        };
         let mut asked = None;
         let appended = self.ledger.append(|totals| {
-            asked = totals.in_slot(self.slot).map(|running| running.run);
+            asked = totals.in_slot(self.slot).filter(is_it).map(|running| running.run);
             asked.map(|run| Event::EndRequested(EndRequest { run, request: self.request })).into_iter().collect()
         })?;
         appended.sync()?;
@@ -172,10 +221,10 @@ impl Stop<'_> {
         self.wait(std::slice::from_ref(&wrapper), None)
     }
 
-    fn end_orphans(&self, who: &[u32], id: FileId) -> Result<Waited> {
+    fn end_orphans(&self, taker: u32, who: &[&Keeper], id: FileId) -> Result<Waited> {
         let mut handles = Vec::new();
-        for pid in who {
-            handles.extend(self.open(*pid, id)?);
+        for keeper in who {
+            handles.extend(self.open(keeper.pid, id)?);
         }
         for handle in &handles {
             self.signal(handle, Signal::TERM)?;
@@ -187,8 +236,8 @@ impl Stop<'_> {
         }
         // Again from the start: some may have let go of the lock, and are nobody's business any more.
         let mut left = Vec::new();
-        for pid in self.keepers(id)? {
-            left.extend(self.open(pid, id)?);
+        for keeper in self.keepers(id)?.iter().filter(|keeper| keeper.is_of(taker)) {
+            left.extend(self.open(keeper.pid, id)?);
         }
         for handle in &left {
             self.signal(handle, Signal::KILL)?;

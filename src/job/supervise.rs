@@ -85,7 +85,8 @@ impl Supervisor<'_> {
             }
             if let Some((ended, duration)) = state.ended {
                 // What it left is its own business, unless somebody wanted the end of it all.
-                if !self.must_end_the_rest(tree, &state)? {
+                let must_end = state.cause.is_some() && state.kill_at.is_some() && !state.killed;
+                if !(must_end && tree.has_descendants()?) {
                     let State { killed, survivors, .. } = state;
                     let cause = state.cause.or(state.interrupted.then_some(Cause::Interrupt));
                     return Ok(Attempt { ended, duration, cause, killed, survivors });
@@ -97,13 +98,6 @@ impl Supervisor<'_> {
             }
             self.keep_limits(tree, &mut state)?;
         }
-    }
-
-    fn must_end_the_rest(&self, tree: &mut Tree, state: &State) -> io::Result<bool> {
-        if state.cause.is_none() || state.kill_at.is_none() || state.killed {
-            return Ok(false);
-        }
-        tree.has_descendants()
     }
 
     /// Until something happens.

@@ -1,6 +1,6 @@
 //! A descriptor that means one process for ever.
 //!
-//! A pid is used again after its process is gone; a pidfd (pidfd_open(2)) is not. Between learning a pid and opening
+//! A pid is used again after its process is gone; a pidfd (`pidfd_open(2)`) is not. Between learning a pid and opening
 //! its pidfd the process may have been replaced by another of that number, so its start time is compared after the
 //! opening: the same pid with the same start is the same process, and the descriptor was opened in between.
 #![allow(unsafe_code)]
@@ -87,7 +87,7 @@ impl AsFd for Handle {
     }
 }
 
-/// pidfd_send_signal(2), for any signal number; `false` when the process has been buried already.
+/// `pidfd_send_signal(2)`, for any signal number; `false` when the process has been buried already.
 pub(super) fn send(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<bool> {
     // SAFETY: a live descriptor and integers; null asks for what kill(2) would tell.
     let sent = unsafe {

@@ -118,8 +118,17 @@ pub(crate) struct Keeper {
     pub(crate) pid: u32,
     /// Its first such descriptor.
     pub(crate) fd: u32,
+    /// The process that took the lock, which may have ended; 0 when it cannot be told (any more).
+    pub(crate) taker: u32,
     /// Whether it keeps everybody else out, or only those who want to.
     pub(crate) is_exclusive: bool,
+}
+
+impl Keeper {
+    /// Whether its lock may be the one that this process took. (A taker that has ended is not always told.)
+    pub(crate) fn is_of(&self, taker: u32) -> bool {
+        [taker, 0].contains(&self.taker)
+    }
 }
 
 /// Who keeps a file locked, as far as can be seen.
@@ -181,7 +190,7 @@ fn keeper(pid: u32, file: FileId) -> io::Result<Option<Keeper>> {
             Ok(text) => {
                 let locks = text.lines().filter_map(|line| Line::parse(line.strip_prefix("lock:")?));
                 if let Some(lock) = locks.into_iter().find(|lock| lock.inode == file.inode) {
-                    return Ok(Some(Keeper { pid, fd, is_exclusive: lock.is_exclusive }));
+                    return Ok(Some(Keeper { pid, fd, taker: lock.pid, is_exclusive: lock.is_exclusive }));
                 }
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}

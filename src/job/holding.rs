@@ -1,0 +1,63 @@
+//! Who holds a lock that was not had, for the line that says so.
+//!
+//! The note in a lock file is what its last triplock left there. `flock -n NAME.lock` writes none, and then the note is of a
+//! run that is long over; and a run writes its own a moment after it has the lock. So the note is believed only if
+//! /proc/locks names its process, or cannot tell.
+
+use std::time::Duration;
+
+use crate::{
+    lock::{FileLock, Holder, shortened},
+    process::{LockTable, command_line},
+};
+
+/// How often a note is looked at again that may be about to be written, and how long after the last look.
+const LOOKS: u32 = 5;
+const NOTING: Duration = Duration::from_millis(1);
+
+/// Who holds a lock.
+#[derive(Debug)]
+pub(super) enum By {
+    Run(Holder),
+    /// Somebody who leaves no notes.
+    Stranger {
+        pid: u32,
+        command: String,
+    },
+    Unknown,
+}
+
+impl By {
+    /// `noted`: what the note said when the lock was not had. Of several files, one that a run holds is enough.
+    pub(super) fn find(locks: &FileLock, files: &[String], noted: Option<Holder>) -> Self {
+        let mut stranger = None;
+        for look in 0..LOOKS {
+            if look > 0 {
+                std::thread::sleep(NOTING);
+            }
+            stranger = None;
+            let Ok(table) = LockTable::read() else { break };
+            for file in files {
+                let Ok(Some((note, id))) = locks.note_of(file) else { continue };
+                let takers = table.takers(id);
+                match (note, takers.first()) {
+                    (Some(note), Some(_)) if takers.contains(&note.pid) => return Self::Run(note),
+                    (_, Some(taker)) if *taker != 0 => stranger = stranger.or(Some(*taker)),
+                    // It was let go meanwhile, or the table does not tell: what was noted then is the best there is.
+                    _ => {}
+                }
+            }
+            if stranger.is_none() {
+                break;
+            }
+        }
+        match (stranger, noted) {
+            (Some(pid), _) => {
+                let command = command_line(pid).unwrap_or_else(|| "it has ended".to_owned());
+                Self::Stranger { pid, command: shortened(std::iter::once(command)) }
+            }
+            (None, Some(noted)) => Self::Run(noted),
+            (None, None) => Self::Unknown,
+        }
+    }
+}
