@@ -10,6 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::report::Figures;
+
 /// What a timed run of several drivers came to.
 pub(crate) struct Drove {
     /// How many processes each driver ran to their end.
@@ -69,6 +71,27 @@ pub(crate) fn for_a_while(
         (by_driver, began.elapsed())
     });
     Drove { by_driver, took }
+}
+
+/// A command that is measured beside others: what it is called, and how it is made.
+pub(crate) type Contestant<'a> = (String, Box<dyn Fn() -> Command + 'a>);
+
+/// How long each takes from its start to its end, in µs: the p50 of `turns` processes, once a round. Turn by turn, so that
+/// whatever else the machine does hits all alike.
+pub(crate) fn in_turn(rounds: usize, turns: usize, contestants: &[Contestant<'_>]) -> Vec<Figures> {
+    let mut p50 = vec![Vec::new(); contestants.len()];
+    for _ in 0..rounds {
+        let mut took = vec![Vec::<Duration>::new(); contestants.len()];
+        for _ in 0..turns {
+            for ((_, command), took) in contestants.iter().zip(&mut took) {
+                took.push(run(&mut command()));
+            }
+        }
+        for (took, p50) in took.iter().zip(&mut p50) {
+            p50.push(median(took).as_secs_f64() * 1e6);
+        }
+    }
+    p50.iter().map(|rounds| Figures::new(rounds, "µs")).collect()
 }
 
 /// Runs one process to its end, quietly, and gives how long that took.

@@ -2,7 +2,10 @@
 #![allow(clippy::cast_precision_loss)] // Counts of a benchmark are far below 2^52.
 
 mod batch;
+mod calls;
 mod drive;
+mod history;
+mod jobs;
 mod library;
 mod peer;
 mod processes;
@@ -17,7 +20,7 @@ use site::Site;
 type Measure = fn(&Site) -> Part;
 
 /// What can be asked for, in the order in which all of it runs.
-const PARTS: [(&str, Measure); 7] = [
+const PARTS: [(&str, Measure); 10] = [
     ("start-up", startup::measure),
     ("processes", processes::beside_peers),
     ("protocol", processes::one_or_two_locks),
@@ -25,11 +28,13 @@ const PARTS: [(&str, Measure); 7] = [
     ("library", library::measure),
     ("batch", batch::batch),
     ("growth", batch::growth),
+    ("jobs", jobs::measure),
+    ("calls", calls::measure),
+    ("history", history::measure),
 ];
 
 fn main() {
-    // `cargo bench` adds a flag of its own.
-    let asked: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let asked: Vec<String> = std::env::args().skip(1).collect();
     if let Some(unknown) = asked.iter().find(|asked| !PARTS.iter().any(|(name, _)| name == asked)) {
         eprintln!("no part {unknown}: {}", PARTS.map(|(name, _)| name).join(", "));
         std::process::exit(64);

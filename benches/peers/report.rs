@@ -71,13 +71,14 @@ pub(crate) struct Part {
     name: &'static str,
     about: &'static str,
     rows: Vec<[String; 6]>,
+    tables: Vec<String>,
     notes: Vec<String>,
 }
 
 impl Part {
     pub(crate) fn new(name: &'static str, about: &'static str) -> Self {
         eprintln!("{name} …");
-        Self { name, about, rows: Vec::new(), notes: Vec::new() }
+        Self { name, about, rows: Vec::new(), tables: Vec::new(), notes: Vec::new() }
     }
 
     /// A ratio of two quantities that were measured in the same rounds.
@@ -102,6 +103,15 @@ impl Part {
         self.rows.push([what.to_owned(), shown, target.shown(), target.verdict(ratio).to_owned(), ours, theirs]);
     }
 
+    /// A table that is no ratios, as Markdown.
+    pub(crate) fn table(&mut self, title: &str, columns: &[&str], rows: &[Vec<String>]) {
+        let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+        let head: Vec<String> = columns.iter().map(|column| (*column).to_owned()).collect();
+        let mut table = format!("{title}:\n\n{}|{}\n", line(&head), "---|".repeat(columns.len()));
+        rows.iter().for_each(|row| table += &line(row));
+        self.tables.push(table);
+    }
+
     /// Something that the table cannot say.
     pub(crate) fn note(&mut self, note: String) {
         self.notes.push(note);
@@ -118,11 +128,16 @@ impl Part {
 
     fn section(&self, site: &Site) -> String {
         let mut text = format!("### {}\n\n{}.\n\n", self.name, self.about);
-        text += "| what | ratio: median (min-max) | target | | ours | the other |\n|---|---|---|---|---|---|\n";
-        for row in &self.rows {
-            let _ = writeln!(text, "| {} |", row.join(" | "));
+        if !self.rows.is_empty() {
+            text += "| what | ratio: median (min-max) | target | | ours | the other |\n|---|---|---|---|---|---|\n";
+            for row in &self.rows {
+                let _ = writeln!(text, "| {} |", row.join(" | "));
+            }
+            text.push('\n');
         }
-        text.push('\n');
+        for table in &self.tables {
+            let _ = writeln!(text, "{table}");
+        }
         for note in &self.notes {
             let _ = writeln!(text, "- {note}");
         }
