@@ -108,7 +108,9 @@ impl Part {
         let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
         let head: Vec<String> = columns.iter().map(|column| (*column).to_owned()).collect();
         let mut table = format!("{title}:\n\n{}|{}\n", line(&head), "---|".repeat(columns.len()));
-        rows.iter().for_each(|row| table += &line(row));
+        for row in rows {
+            table += &line(row);
+        }
         self.tables.push(table);
     }
 
