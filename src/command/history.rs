@@ -41,7 +41,7 @@ pub(super) fn history(output: &Output, global: &cli::Global, args: &cli::History
         code = report(output, &anyhow::Error::from(e), || None);
     })?;
     if bad_lines > 0 {
-        output.message(&format!("passed over {bad_lines} damaged lines, as a crash or a power cut leaves them"));
+        output.message(&format!("damaged lines passed over, as a crash or a power cut leaves them: {bad_lines}"));
     }
     let mut to = io::BufWriter::new(io::stdout().lock());
     if runs.is_empty() {
@@ -171,7 +171,9 @@ fn rows(runs: &[RunView], of_all_jobs: bool) -> Table<11> {
     ]);
     for run in runs {
         let has_run = run.state != RunState::NotRun;
-        let figure = |text: String| if run.duration.is_some() { text.into() } else { Cell::default() };
+        // Nobody measured a run whose wrapper was gone, nor one that never started.
+        let is_measured = run.duration.is_some() && run.peak_memory > 0;
+        let figure = |text: String| if is_measured { text.into() } else { Cell::default() };
         table.push([
             if of_all_jobs { run.job.as_str().into() } else { Cell::default() },
             run.run.to_string().into(),

@@ -7,7 +7,7 @@ use crate::{
     error::{Error, Result},
     exit::ExitCode,
     job::{
-        self, Done, Outcome, StopJob,
+        self, Done, Outcome, StopCount, StopJob,
         definition::{Resolved, Sources},
     },
     lock::Holder,
@@ -33,9 +33,12 @@ fn attempt(output: &Output, global: &Global, args: &cli::Run) -> Result<Done> {
     let Resolved { command, options } = match resolved {
         Ok(resolved) => resolved,
         Err(e) => {
-            if let Ok(Some(state)) = StateDir::open_existing(&path, global.allow_network_fs) {
+            // Of a job that no file defines nobody wants a ledger: the name may be a slip.
+            if matches!(e, Error::BadConfiguration { .. }) {
+                let recorded = StateDir::open(&path, global.allow_network_fs)
+                    .and_then(|state| job::Run::refuse(&state, &args.job, &e, ""));
                 // What is wrong is what matters.
-                let _ = job::Run::refuse(&state, &args.job, &e);
+                let _ = recorded;
             }
             return Err(e);
         }
@@ -75,11 +78,16 @@ pub(super) fn stop(output: &Output, global: &Global, args: &cli::Stop) -> anyhow
     let unknown =
         || Error::NoSuchJob { job: args.job.clone(), why: "`triplock status` shows those there are".to_owned() };
     let state = StateDir::open_existing(&state_path(global)?, global.allow_network_fs)?.ok_or_else(unknown)?;
-    let ended = job::stop(&StopJob { state: &state, job: &args.job, grace: args.kill_after })?;
-    if ended == 0 {
+    let StopCount { ended, elsewhere } = job::stop(&StopJob { state: &state, job: &args.job, grace: args.kill_after })?;
+    if ended == 0 || elsewhere.is_some() {
         let mut details = serde_json::Map::new();
         details.insert("job".to_owned(), args.job.as_str().into());
-        let message = format!("{}: nothing to stop: it is not running", args.job);
+        let message = match elsewhere {
+            Some(pid) => {
+                format!("{}: runs under `flock --job`, which stop does not end; end its process, pid {pid}", args.job)
+            }
+            None => format!("{}: nothing to stop: it is not running", args.job),
+        };
         output.failure(&Failure { error: "not_running", message, exit_code: ExitCode::Refused.code(), details });
         return Ok(ExitCode::Refused);
     }

@@ -200,10 +200,18 @@ impl JobStatus {
         }
     }
 
-    fn runs(&self) -> u64 {
-        Outcome::ALL.into_iter().filter(|outcome| outcome.has_run()).map(|outcome| self.counts.of(outcome)).sum()
+    /// The last run, or what kept a later one from running and is nobody's wish.
+    fn latest(&self) -> Option<&Last> {
+        let not_run = self.last_not_run.as_ref().filter(|last| last.outcome.is_failure());
+        self.last.iter().chain(not_run).max_by_key(|last| last.run)
     }
 
+    fn runs(&self) -> u64 {
+        let counted = |outcome: &Outcome| outcome.has_run() || outcome.is_failure();
+        Outcome::ALL.into_iter().filter(counted).map(|outcome| self.counts.of(outcome)).sum()
+    }
+
+    /// Of those that were to run, so that it compares with [`JobStatus::runs`].
     fn failures(&self) -> u64 {
         Outcome::ALL.into_iter().filter(|outcome| outcome.is_failure()).map(|outcome| self.counts.of(outcome)).sum()
     }
@@ -263,8 +271,8 @@ fn job_rows(jobs: &[JobStatus]) -> Table<10> {
             "idle".into(),
             Cell::default(),
             Cell::default(),
-            job.last.as_ref().map(|last| painted(last.outcome)).unwrap_or_default(),
-            job.last.as_ref().map(ago).unwrap_or_default().into(),
+            job.latest().map(|last| painted(last.outcome)).unwrap_or_default(),
+            job.latest().map(ago).unwrap_or_default().into(),
             job.runs().to_string().into(),
             job.failures().to_string().into(),
             job.counts.of(Outcome::Skipped).to_string().into(),

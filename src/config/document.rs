@@ -22,16 +22,18 @@ pub(crate) struct Problem {
     pub(crate) line: usize,
     /// What is wrong, and what to do.
     pub(crate) why: String,
+    /// The job whose table it is in.
+    pub(crate) job: Option<String>,
 }
 
 impl Problem {
     pub(crate) fn of_file(path: &Path, why: impl Into<String>) -> Self {
-        Self { path: path.to_owned(), line: 0, why: why.into() }
+        Self { path: path.to_owned(), line: 0, why: why.into(), job: None }
     }
 
     /// The same as what ends a command. (No `From`: a second way to make an error would leave `?` to guess.)
     pub(crate) fn into_error(self) -> Error {
-        let Self { path, line, why } = self;
+        let Self { path, line, why, .. } = self;
         Error::BadConfiguration { path, line, why }
     }
 }
@@ -51,13 +53,15 @@ pub(crate) struct Document<'t> {
     path: &'t Path,
     text: &'t str,
     problems: Vec<Problem>,
+    /// The job whose table is being understood: its problems are no other job's.
+    pub(crate) job: Option<String>,
 }
 
 impl<'t> Document<'t> {
     /// Parses the text; as much of it as can be understood.
     pub(crate) fn parse(path: &'t Path, text: &'t str) -> (Self, Spanned<DeTable<'t>>) {
         let (table, errors) = DeTable::parse_recoverable(text);
-        let mut document = Self { path, text, problems: Vec::new() };
+        let mut document = Self { path, text, problems: Vec::new(), job: None };
         for error in errors {
             // One line, whatever the parser thinks of it.
             let why = error.message().split_whitespace().collect::<Vec<_>>().join(" ");
@@ -68,7 +72,7 @@ impl<'t> Document<'t> {
 
     pub(crate) fn problem(&mut self, spot: Spot, why: impl Into<String>) {
         let line = self.line(spot.start);
-        self.problems.push(Problem { path: self.path.to_owned(), line, why: why.into() });
+        self.problems.push(Problem { path: self.path.to_owned(), line, why: why.into(), job: self.job.clone() });
     }
 
     /// The line of a byte, from 1.

@@ -83,7 +83,12 @@ fn open_at(directory: impl AsFd, name: &Path, path: &Path) -> Result<Opened, Pro
         Err(e) => {
             let good = &e.as_bytes()[..e.utf8_error().valid_up_to()];
             let line = 1 + memchr::memchr_iter(b'\n', good).count();
-            Err(Problem { path: path.to_owned(), line, why: "is not UTF-8 here; save the file as UTF-8".to_owned() })
+            Err(Problem {
+                path: path.to_owned(),
+                line,
+                why: "is not UTF-8 here; save the file as UTF-8".to_owned(),
+                job: None,
+            })
         }
     }
 }

@@ -4,7 +4,11 @@
 //! end cannot be recorded (a full disk) still gives the command's own exit code; the next run finds the start without
 //! an end, and records it as lost.
 
-use std::{ffi::OsString, os::fd::BorrowedFd, time::Duration};
+use std::{
+    ffi::OsString,
+    os::fd::BorrowedFd,
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, Utc};
 
@@ -17,6 +21,7 @@ use super::{
     options::{Hold, Options, OutputMode},
     place::Place,
     run::Done,
+    signal,
     supervise::{Attempt, Cause, Supervisor, pause},
 };
 use crate::{
@@ -93,7 +98,22 @@ impl Course<'_> {
             let show = self.options.output == OutputMode::OnFailure && outcome != Outcome::Succeeded;
             warnings.extend(finish(log, show, outcome, self.options.keep_runs));
         }
-        Done { why: verdict.why, warnings, ..Done::of(outcome, verdict.code) }
+        let why = verdict.why.clone().or_else(|| self.failure(&verdict, outcome, attempt));
+        Done { why, warnings, ..Done::of(outcome, verdict.code) }
+    }
+
+    /// What is said of a failure whose output went to a log: without it a command that fails without a word would
+    /// leave cron nothing to mail.
+    fn failure(&self, verdict: &Verdict, outcome: Outcome, attempts: u32) -> Option<String> {
+        if outcome != Outcome::Failed || self.options.output == OutputMode::Inherit {
+            return None;
+        }
+        let how = match (verdict.exit, verdict.signal) {
+            (_, Some(signal)) => format!("signal {}", signal::name(signal)),
+            (exit, None) => format!("exit code {}", exit.unwrap_or_default()),
+        };
+        let attempts = if attempts > 1 { format!(", {attempts} attempts") } else { String::new() };
+        Some(format!("run {} failed: {how}{attempts}", self.run))
     }
 
     fn release(&self, locks: Locks) {
@@ -130,7 +150,7 @@ impl Course<'_> {
                 Ok(None) => {}
                 Ok(Some(signal)) => {
                     let code = 128 + u8::try_from(signal).unwrap_or_default();
-                    let why = Some(format!("signal {signal} ended the pause before attempt {}", attempt + 1));
+                    let why = Some(format!("{} ended the pause before attempt {}", signal::name(signal), attempt + 1));
                     return (attempt, Verdict { outcome: Outcome::Stopped, code, why, ..verdict });
                 }
                 Err(e) => warnings.push(format!("no pause before attempt {}: {e}", attempt + 1)),
@@ -174,12 +194,13 @@ impl Course<'_> {
             cgroup: cgroup.as_ref().map(Cgroup::as_fd),
             mask: Some(self.signals.before()),
         };
+        let started = Instant::now();
         let child = match spawn.start() {
             Ok(child) => child,
             Err(e) => return self.spawn_failed(&e, start),
         };
         let mut tree = Tree::new(child, !foreground, cgroup);
-        let supervisor = Supervisor { options: self.options, signals: self.signals, log, foreground };
+        let supervisor = Supervisor { options: self.options, signals: self.signals, log, foreground, started };
         match supervisor.watch(&mut tree) {
             Ok(attempt) => {
                 if !attempt.survivors.is_empty() {
@@ -220,8 +241,12 @@ impl Course<'_> {
             Some(Cause::TimeLimit) => {
                 let limit = self.options.time_limit.unwrap_or_default();
                 let by_kill = signal == Some(libc::SIGKILL);
-                let how = if *killed { ", and took KILL" } else { "" };
-                let why = format!("it reached its time limit of {limit:?}{how}");
+                let how = match (*killed, by_kill) {
+                    (true, true) => ", and took KILL",
+                    (true, false) => "; what it left behind took KILL",
+                    (false, _) => "",
+                };
+                let why = format!("it reached its time limit of {} s{how}", limit.as_secs_f64());
                 (Outcome::TimedOut, if by_kill { own } else { ExitCode::TimeLimit.code() }, Some(why))
             }
             // A command that handles Ctrl-C in the foreground went on, and ended well.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::{
     lock::{FileLock, Holder, shortened},
-    process::{LockTable, command_line},
+    process::{LockTable, command_line, info},
 };
 
 /// How often a note is looked at again that may be about to be written, and how long after the last look.
@@ -19,6 +19,8 @@ const NOTING: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(super) enum By {
     Run(Holder),
+    /// What a run started, whose wrapper is gone.
+    Leftover(Holder),
     /// Somebody who leaves no notes.
     Stranger {
         pid: u32,
@@ -41,7 +43,10 @@ impl By {
                 let Ok(Some((note, id))) = locks.note_of(file) else { continue };
                 let takers = table.takers(id);
                 match (note, takers.first()) {
-                    (Some(note), Some(_)) if takers.contains(&note.pid) => return Self::Run(note),
+                    (Some(note), Some(_)) if takers.contains(&note.pid) => {
+                        let is_there = info(note.pid).is_some();
+                        return if is_there { Self::Run(note) } else { Self::Leftover(note) };
+                    }
                     (_, Some(taker)) if *taker != 0 => stranger = stranger.or(Some(*taker)),
                     // It was let go meanwhile, or the table does not tell: what was noted then is the best there is.
                     _ => {}
@@ -52,6 +57,9 @@ impl By {
             }
         }
         match (stranger, noted) {
+            (_, Some(noted)) if stranger.is_none_or(|pid| pid == noted.pid) && info(noted.pid).is_none() => {
+                Self::Leftover(noted)
+            }
             (Some(pid), _) => {
                 let command = command_line(pid).unwrap_or_else(|| "it has ended".to_owned());
                 Self::Stranger { pid, command: shortened(std::iter::once(command)) }

@@ -42,5 +42,5 @@ pub(crate) use presence::{Look, Presence, Slot};
 #[allow(unused_imports)]
 pub(crate) use remains::remains;
 pub(crate) use run::{Done, Run};
-pub(crate) use stop::{StopJob, stop};
+pub(crate) use stop::{StopCount, StopJob, stop};
 pub(crate) use supervise::{Attempt, Cause, Supervisor};

@@ -89,7 +89,11 @@ impl Run<'_> {
             held: &held,
             announce: self.announce,
         };
-        let mut locks = match asking.acquire()? {
+        let acquired = asking.acquire().inspect_err(|e| {
+            // What is wrong is what matters.
+            let _ = Self::refuse(self.state, self.job, e, &self.command_line());
+        });
+        let mut locks = match acquired? {
             Acquired::Granted(locks) => locks,
             Acquired::Busy { lock, by, waited } => return Ok(self.busy(&ledger, &lock, by, waited)),
             Acquired::Nested { lock, waited } => {
@@ -133,13 +137,9 @@ impl Run<'_> {
         Ok(done)
     }
 
-    /// Records that the job was asked for and could not even be tried, if it is one that has run before.
-    pub(crate) fn refuse(state: &StateDir, job: &Name, why: &Error) -> Result<()> {
-        let Some(dir) = JobFiles::directory(state)? else { return Ok(()) };
-        let files = JobFiles::new(dir, job.clone());
-        if !files.exist()? {
-            return Ok(());
-        }
+    /// Records that the job was asked for and could not even be tried.
+    pub(crate) fn refuse(state: &StateDir, job: &Name, why: &Error, command: &str) -> Result<()> {
+        let files = JobFiles::new(JobFiles::make_directory(state)?, job.clone());
         let ledger = JobLedger::new(files, Arc::new(Identity::current()), Arc::new(SystemClock));
         let refused = |totals: &Totals| {
             vec![Event::NotRun(NotRun {
@@ -148,7 +148,7 @@ impl Run<'_> {
                 reason: why.to_string(),
                 holder: None,
                 wait: 0.0,
-                command: String::new(),
+                command: command.to_owned(),
             })]
         };
         ledger.append(refused)?.sync()
@@ -168,6 +168,9 @@ impl Run<'_> {
         let what = named.map_or_else(|| "it is running already".to_owned(), |name| format!("lock {name} is held"));
         let (why, holder) = match by {
             By::Unknown => (what, None),
+            By::Leftover(holder) => {
+                (format!("what run under pid {} started still runs, though that is gone", holder.pid), Some(holder))
+            }
             By::Run(holder) => (format!("{what} (last taken by {holder})"), Some(holder)),
             By::Stranger { pid, command } => {
                 let lock = named.map_or_else(|| "its lock".to_owned(), |name| format!("lock {name}"));
@@ -272,5 +275,5 @@ fn not_started(left: &Ended, why: String) -> Event {
 
 /// Ended by a signal before it began: what for people, and the exit code.
 fn interrupted(signal: i32) -> (String, u8) {
-    (format!("signal {signal} ended the wait"), 128 + u8::try_from(signal).unwrap_or_default())
+    (format!("{} ended the wait", super::signal::name(signal)), 128 + u8::try_from(signal).unwrap_or_default())
 }

@@ -216,6 +216,9 @@ pub(crate) fn time(given: &str) -> Result<Duration, String> {
     crate::duration::parse(given).and_then(crate::duration::positive)
 }
 
+/// No log has a smaller limit, in bytes.
+const LEAST_LOG: u64 = 16 * 1024;
+
 /// A number of bytes, with k, M or G for the powers of 1024.
 pub(crate) fn bytes(given: &str) -> Result<u64, String> {
     let (number, unit) = match given.strip_suffix(['k', 'K', 'm', 'M', 'g', 'G']) {
@@ -229,10 +232,10 @@ pub(crate) fn bytes(given: &str) -> Result<u64, String> {
         _ => 0,
     };
     let number = whole(number, 1..=u64::MAX).ok().and_then(|number| number.checked_mul(1 << shift));
-    // Files end where `off_t` does.
+    // Files end where `off_t` does; and what is cut is cut by blocks, of which both ends want some.
     number
-        .filter(|bytes| i64::try_from(*bytes).is_ok())
-        .ok_or_else(|| "give a number of bytes, at least 1, or one with a unit (64k 10M 1G)".to_owned())
+        .filter(|bytes| (LEAST_LOG..=i64::MAX as u64).contains(bytes))
+        .ok_or_else(|| "give a number of bytes, at least 16k, or one with a unit (64k 10M 1G)".to_owned())
 }
 
 #[cfg(test)]

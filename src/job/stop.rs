@@ -27,7 +27,7 @@ use rustix::{
 use super::{
     files::JobFiles,
     ledger::JobLedger,
-    model::{EndRequest, Event, Request, RunId, Running},
+    model::{EndRequest, Ended, Event, Request, RunId, Running, seconds},
     place::Place,
     remains::remains,
 };
@@ -179,7 +179,12 @@ impl Stop<'_> {
             .append(|totals| {
                 let still_there = totals.in_slot(self.slot).is_some_and(|running| running.run == run);
                 if still_there {
-                    remains(totals, self.slot, &boot).map(Event::Ended).into_iter().collect()
+                    let over = |left: Ended| {
+                        // Its end was waited for.
+                        let duration = (self.ledger.now() - left.start).to_std().map_or(0.0, seconds);
+                        Event::Ended(Ended { duration, ..left })
+                    };
+                    remains(totals, self.slot, &boot).map(over).into_iter().collect()
                 } else {
                     Vec::new()
                 }
@@ -280,11 +285,19 @@ pub(crate) struct StopJob<'a> {
     pub(crate) grace: Duration,
 }
 
-/// Ends every run of a job, without a successor. Gives how many there were.
+/// What `stop` found.
+pub(crate) struct StopCount {
+    /// How many runs are over now.
+    pub(crate) ended: u32,
+    /// A process of a run that holds the lock of a file of its own (`flock --job`), which is not ended here.
+    pub(crate) elsewhere: Option<u32>,
+}
+
+/// Ends every run of a job, without a successor.
 ///
 /// # Errors
 /// `NoSuchJob`; `Denied` when a process that keeps the lock is somebody else's.
-pub(crate) fn stop(what: &StopJob) -> Result<u32> {
+pub(crate) fn stop(what: &StopJob) -> Result<StopCount> {
     let unknown =
         || Error::NoSuchJob { job: what.job.clone(), why: "`triplock status` shows those there are".to_owned() };
     let dir = JobFiles::directory(what.state)?.ok_or_else(unknown)?;
@@ -301,5 +314,10 @@ pub(crate) fn stop(what: &StopJob) -> Result<u32> {
         let stop = Stop { locks: &locks, ledger: &ledger, file: &file, slot, request, grace, interrupt: None };
         ended += u32::from(stop.end()? == Stopped::Gone);
     }
-    Ok(ended)
+    let mut elsewhere = None;
+    for (device, inode) in ledger.totals()?.running.iter().filter_map(|running| running.file) {
+        let found = keepers(FileId { device, inode }).map_err(|e| Error::io("read", "/proc", e))?;
+        elsewhere = elsewhere.or(found.keepers.first().map(|keeper| keeper.pid));
+    }
+    Ok(StopCount { ended, elsewhere })
 }

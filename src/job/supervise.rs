@@ -52,6 +52,8 @@ pub(crate) struct Supervisor<'a> {
     pub(crate) log: Option<&'a mut Log>,
     /// The command is in our group, in a terminal's foreground: the terminal's signals reach it without us.
     pub(crate) foreground: bool,
+    /// Just before the command was started.
+    pub(crate) started: Instant,
 }
 
 /// Where an attempt stands.
@@ -71,7 +73,7 @@ impl Supervisor<'_> {
     /// Sees the command to its end.
     pub(crate) fn watch(mut self, tree: &mut Tree) -> io::Result<Attempt> {
         let mut state = State {
-            started: Instant::now(),
+            started: self.started,
             cause: None,
             interrupted: false,
             kill_at: None,

@@ -6,7 +6,7 @@ use super::{fresh::Fresh, target::Source};
 use crate::{
     error::{Error, Result},
     exit::ExitCode,
-    job::{Attempt, Cause, Options, Supervisor},
+    job::{Attempt, Cause, Options, Supervisor, signal},
     lock::FileGuard,
     process::{self, Cgroup, Program, Signals, Spawn, SpawnError, Status, Tree},
 };
@@ -59,8 +59,8 @@ impl fmt::Display for FilterEnd {
         match self {
             Self::Succeeded => f.write_str("succeeded"),
             Self::Exited(code) => write!(f, "exited with {code}"),
-            Self::Killed(signal) => write!(f, "was ended by signal {signal}"),
-            Self::Stopped(signal) => write!(f, "was stopped by signal {signal}"),
+            Self::Killed(signal) => write!(f, "was ended by {}", signal::name(*signal)),
+            Self::Stopped(signal) => write!(f, "was stopped by {}", signal::name(*signal)),
             Self::TimeLimit { .. } => f.write_str("reached its time limit"),
             Self::NotFound => f.write_str("was not found"),
             Self::NotExecutable(why) => write!(f, "cannot be executed: {why}"),
@@ -100,13 +100,14 @@ impl Filter<'_> {
             cgroup: cgroup.as_ref().map(Cgroup::as_fd),
             mask: Some(signals.before()),
         };
+        let started = std::time::Instant::now();
         let child = match spawn.start() {
             Ok(child) => child,
             Err(error) => return not_started(error).map_err(failed),
         };
         let mut tree = Tree::new(child, !foreground, cgroup);
         let options = Options { time_limit: self.time_limit, kill_after: self.kill_after, ..Options::default() };
-        let supervisor = Supervisor { options: &options, signals: &signals, log: None, foreground };
+        let supervisor = Supervisor { options: &options, signals: &signals, log: None, foreground, started };
         let attempt = supervisor.watch(&mut tree).inspect_err(|_| {
             // Nobody would watch over it.
             let _ = tree.kill_all();

@@ -112,10 +112,10 @@ fn what_the_file_says_counts_unless_the_command_line_says_otherwise() {
 }
 
 #[test]
-fn a_mistake_stops_the_jobs_of_its_file_with_its_line_and_no_others() {
+fn a_mistake_stops_its_job_with_its_line_and_no_others() {
     let user = User::new()
         .with("jobs.d/good.toml", "[jobs.good]\ncommand = ['true']\n")
-        .with("jobs.d/bad.toml", "[jobs.bad]\ncommand = ['true']\nretrys = 3\n")
+        .with("jobs.d/bad.toml", "[jobs.bad]\ncommand = ['true']\nretrys = 3\n[jobs.beside]\ncommand = ['true']\n")
         .with("jobs.d/torn.toml", "[jobs.torn]\ncommand = ['true'\n");
     for (job, line) in [
         ("bad", "bad.toml: line 3: job bad: unknown key \"retrys\"; did you mean retries?"),
@@ -127,8 +127,12 @@ fn a_mistake_stops_the_jobs_of_its_file_with_its_line_and_no_others() {
             assert!(error["message"].as_str().unwrap().contains(line), "{error}");
         }
     }
-    assert!(!user.sandbox.state_dir().exists(), "a run that was refused made something");
-    assert_eq!(user.triplock(&["run", "good"]).run().code(), Some(0));
+    for good in ["good", "beside"] {
+        assert_eq!(user.triplock(&["run", good]).run().code(), Some(0));
+    }
+    // None of the four is missing from the history.
+    let history = user.triplock(&["history", "--failed"]).run().stdout;
+    assert_eq!(history.matches("\"outcome\":\"refused\"").count(), 4, "{history}");
     assert_eq!(user.triplock(&["run", "other", "--", "true"]).run().code(), Some(0));
 }
 

@@ -41,7 +41,9 @@ impl JobFile {
             } else if let Some(jobs) = document.table("jobs", value) {
                 for (name, job) in jobs {
                     file.names.push(name.get_ref().clone().into_owned());
+                    document.job = Some(name.get_ref().clone().into_owned());
                     file.definitions.extend(definition(&mut document, path, is_toml, name, job));
+                    document.job = None;
                 }
             }
         }

@@ -1,8 +1,9 @@
 //! Jobs that files define: `[jobs.nightly]` with a command, a description, and any option of `run` as a key.
 //!
-//! A mistake in one file must not stop the jobs of another, and a job must not run on half of what its file says. So
-//! to run a job only what concerns it is judged: a file that defines it must be without any mistake, and one that
-//! cannot be read at all matters only when nothing else tells what to run. `doctor` judges everything.
+//! A mistake in one job must not stop the others, and a job must not run on half of what its file says. So to run a job
+//! only what concerns it is judged: its own table and the file around the tables must be without mistake, and a file that
+//! cannot be read at all matters only when nothing else tells what to run (or when it was named). `doctor` judges
+//! everything.
 
 mod job_file;
 mod sources;
@@ -62,6 +63,10 @@ impl Sources {
     /// options contradict each other, `NoSuchJob` when it has none.
     pub(crate) fn resolve(&self, job: &Name, given: Vec<OsString>, line: Settings) -> Result<Resolved> {
         let found = self.find(job)?;
+        if let (Self::Only(_), Some(problem)) = (self, &found.unreadable) {
+            // Somebody named it.
+            return Err(problem.clone().into_error());
+        }
         match found.definition {
             Some(definition) if given.is_empty() => {
                 let options = line.over(definition.settings).lower()?;
@@ -102,8 +107,10 @@ impl Sources {
             if !file.claims(job, &text) {
                 return;
             }
-            if !file.problems.is_empty() {
-                result = Err(file.problems.swap_remove(0));
+            // A mistake in another job of the file is that job's.
+            let concerns = |problem: &Problem| problem.job.as_deref().is_none_or(|about| about == job.as_str());
+            if let Some(at) = file.problems.iter().position(concerns) {
+                result = Err(file.problems.swap_remove(at));
                 return;
             }
             let Some(definition) = file.definitions.into_iter().find(|definition| definition.name == *job) else {
@@ -160,7 +167,7 @@ struct Found {
 fn twice(first: &Definition, second: &Definition) -> Problem {
     let Definition { name, path, line, .. } = first;
     let why = format!("job {name} is defined in {} (line {line}) already; remove one of the two", path.display());
-    Problem { path: second.path.clone(), line: second.line, why }
+    Problem { path: second.path.clone(), line: second.line, why, job: Some(second.name.to_string()) }
 }
 
 #[cfg(test)]

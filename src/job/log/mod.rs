@@ -86,6 +86,8 @@ impl Log {
     /// Copies what was printed up to now, without holding it in memory. The outer result is about the log, the inner
     /// one about `to`.
     pub(crate) fn print(&mut self, to: &mut dyn Write) -> Result<io::Result<()>> {
+        // A short run may have outgrown its limit before anybody looked.
+        self.limit.enforce(&self.logs, self.run, &self.file);
         match LogReader::open(&self.logs, self.run)? {
             Some(mut reader) => reader.copy(to),
             // Somebody removed it.
