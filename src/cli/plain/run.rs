@@ -108,7 +108,7 @@ mod tests {
         ("--hold", ["command", "tree"]),
         ("--output", ["capture", "on-failure"]),
         ("--keep-runs", ["0", "7"]),
-        ("--log-limit", ["64k", "1"]),
+        ("--log-limit", ["64k", "16384"]),
     ];
     const OTHERS: [&str; 24] = [
         "-n",

@@ -79,7 +79,7 @@ fn every_bad_value_is_explained() {
         ("policy = 'skipp'", "policy: did you mean \"skip\"?"),
         ("policy = 7", "policy: give one of \"skip\", \"wait\", \"replace\""),
         ("close = 'yes'", "close: a string does not fit; give true or false"),
-        ("log_limit = '10T'", "log_limit: give a number of bytes, at least 1, or one with a unit (64k 10M 1G)"),
+        ("log_limit = '10T'", "log_limit: give a number of bytes, at least 16k, or one with a unit (64k 10M 1G)"),
         ("locks = ['a/b']", "locks: invalid name \"a/b\": '/' is not allowed, only A-Z a-z 0-9 . _ -"),
         ("description = 7", "description: a whole number does not fit; give a string in quotes"),
     ] {
