@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::{
     config::{self, Places, Problem},
-    dir::{Environment, StateDir},
+    dir::{Access, Environment, StateDir},
     error::{Error, Result},
     exit::ExitCode,
     job::{JobFiles, definition::Sources},
@@ -112,6 +112,10 @@ fn examine_jobs(state: &StateDir, findings: &mut Findings) {
     let Some(jobs) = findings.note(JobFiles::all(&dir)) else { return };
     for (files, _) in jobs {
         findings.looked_at.ledgers += 1;
+        // Something planted where a lock belongs keeps the job from ever starting.
+        for name in [files.lock(1), files.commit.clone(), format!("{}.turn", files.job)] {
+            findings.note(files.dir.open(&name, Access::Read));
+        }
         let Some(verified) = findings.note(files.verify()) else { continue };
         if verified.cut_short > 0 {
             let path = files.dir.path_of(&files.ledger);

@@ -85,7 +85,7 @@ impl Output {
     pub(crate) fn message(&self, text: &str) {
         if !self.quiet && !self.json {
             // A message that nobody can read is no reason to fail.
-            let _ = writeln!(io::stderr(), "triplock: {text}");
+            let _ = writeln!(io::stderr(), "triplock: {}", printable(text));
         }
     }
 
@@ -96,7 +96,7 @@ impl Output {
             let line = serde_json::to_string(&Versioned { format: crate::FORMAT, value: &warning });
             let _ = writeln!(io::stderr(), "{}", line.expect("a warning is plain data"));
         } else {
-            let _ = writeln!(io::stderr(), "triplock: {text}");
+            let _ = writeln!(io::stderr(), "triplock: {}", printable(text));
         }
     }
 
@@ -106,10 +106,23 @@ impl Output {
             serde_json::to_string(&Versioned { format: crate::FORMAT, value: failure })
                 .expect("a failure is plain data")
         } else {
-            format!("triplock: {}", failure.message)
+            format!("triplock: {}", printable(&failure.message))
         };
         let _ = writeln!(io::stderr(), "{line}");
     }
+}
+
+/// Without the characters that would steer a terminal: a message may quote what somebody else chose.
+fn printable(text: &str) -> std::borrow::Cow<'_, str> {
+    // The bidirectional marks and overrides reorder what stands around them.
+    let steers = |c: char| {
+        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(steers) {
+        return text.into();
+    }
+    let escaped = |c: char| if steers(c) { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escaped).collect::<String>().into()
 }
 
 /// The one place that turns an error into what is printed and the exit code.

@@ -241,9 +241,5 @@ impl Why {
 
 /// When a process started.
 pub(super) fn started(pid: u32) -> Option<DateTime<Utc>> {
-    let ticks = process::info(pid)?.start_ticks;
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    // The kernel shows times to programs in hundredths of a second, whatever its own tick.
-    let age = now.tv_sec.checked_mul(1000)? + now.tv_nsec / 1_000_000 - i64::try_from(ticks).ok()?.checked_mul(10)?;
-    SystemClock.now().checked_sub_signed(TimeDelta::try_milliseconds(age.max(0))?)
+    SystemClock.now().checked_sub_signed(TimeDelta::from_std(process::info(pid)?.age()).ok()?)
 }

@@ -14,17 +14,21 @@ use super::{
     files::JobFiles,
     holding::By,
     ledger::JobLedger,
-    model::Request,
+    model::{Request, Running},
     options::{Options, Policy},
     stop::{Stop, Stopped},
+    supervise::pause,
 };
 use crate::{
     error::{Error, Result},
     held::Held,
     lock::{Acquire, Deferred, FileGuard, FileLock, Holder, Missing, Until, arrived},
     name::Name,
-    process::Signals,
+    process::{LockTable, Signals},
 };
+
+/// How long a replacement rests that cannot see whom to end.
+const UNSEEN: Duration = Duration::from_millis(20);
 
 /// The locks of a run.
 pub(super) struct Locks {
@@ -168,7 +172,7 @@ impl Asking<'_> {
             match self.locks.acquire_named_file(job, file.clone(), Missing::Create, Until::Now, None)? {
                 Some(Acquire::Granted(guard)) => return Ok(Ok((number(at), guard))),
                 Some(Acquire::Held(holder)) => {
-                    ours += usize::from(self.is_ancestors(job.as_str(), holder.as_ref()));
+                    ours += usize::from(self.is_ancestors(self.locks, file, job.as_str(), holder.as_ref()));
                     last = holder.or(last);
                 }
                 None => {}
@@ -177,8 +181,13 @@ impl Asking<'_> {
         Ok(Err(if ours == files.len() { Not::Nested } else { Not::Busy(last) }))
     }
 
-    fn is_ancestors(&self, lock: &str, holder: Option<&Holder>) -> bool {
-        holder.is_some_and(|holder| self.held.contains(lock, holder.fence))
+    /// Whether a run that we belong to has that lock. Its note is believed only if the kernel names its process, or does not
+    /// tell: a note is left behind, and who holds the lock now may have written none, or not yet.
+    fn is_ancestors(&self, locks: &FileLock, file: &str, lock: &str, holder: Option<&Holder>) -> bool {
+        let Some(holder) = holder.filter(|holder| self.held.contains(lock, holder.fence)) else { return false };
+        let (Ok(Some((_, id))), Ok(table)) = (locks.note_of(file), LockTable::read()) else { return true };
+        let takers = table.takers(id);
+        takers.is_empty() || takers.contains(&holder.pid) || takers.contains(&0)
     }
 
     /// One lock of one file.
@@ -199,7 +208,7 @@ impl Asking<'_> {
             Acquire::Granted(guard) => return Ok(Ok(guard)),
             Acquire::Held(holder) => holder,
         };
-        if self.is_ancestors(key, holder.as_ref()) {
+        if self.is_ancestors(locks, file, key, holder.as_ref()) {
             return Ok(Err(Not::Nested));
         }
         if until == Until::Now {
@@ -237,8 +246,12 @@ impl Asking<'_> {
                 other => return Ok(other),
             }
             let totals = self.ledger.totals()?;
-            let oldest = totals.running.iter().filter(|running| running.slot <= self.options.slots);
-            let slot = oldest.min_by_key(|running| running.run).map_or(1, |running| running.slot);
+            // Not one that we belong to: it would take us with it.
+            let ends = |running: &&Running| {
+                running.slot <= self.options.slots && !self.held.contains(self.files.job.as_str(), running.fence)
+            };
+            let oldest = totals.running.iter().filter(ends).min_by_key(|running| running.run);
+            let slot = oldest.map_or(1, |running| running.slot);
             let stop = Stop {
                 locks: self.locks,
                 ledger: self.ledger,
@@ -248,8 +261,15 @@ impl Asking<'_> {
                 grace: self.options.kill_after,
                 interrupt: Some(&signals),
             };
-            if let Stopped::Interrupted(signal) = stop.end()? {
-                return Ok(Err(Not::Interrupted(signal)));
+            match stop.end()? {
+                Stopped::Gone => {}
+                Stopped::Interrupted(signal) => return Ok(Err(Not::Interrupted(signal))),
+                // Somebody whom we cannot see has it, or had it a moment ago.
+                Stopped::NothingThere => {
+                    if let Some(signal) = pause(&signals, UNSEEN).map_err(|e| Error::io("wait for", "a signal", e))? {
+                        return Ok(Err(Not::Interrupted(signal)));
+                    }
+                }
             }
         }
     }

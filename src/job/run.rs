@@ -33,7 +33,7 @@ use crate::{
     held::Held,
     lock::{Fence, Guard as _, Holder, Identity, arrived},
     name::Name,
-    process::Signals,
+    process::{Signals, survive_the_file_limit},
 };
 
 /// A job that is to run now.
@@ -72,6 +72,7 @@ impl Run<'_> {
     /// # Errors
     /// What kept triplock from running it: nothing was run.
     pub(crate) fn run(&self) -> Result<Done> {
+        survive_the_file_limit();
         let files = JobFiles::new(JobFiles::make_directory(self.state)?, self.job.clone());
         let ledger = JobLedger::new(files.clone(), Arc::new(Identity::current()), Arc::new(SystemClock));
         if let Some(signal) = self.wait_a_random_time()? {

@@ -37,14 +37,20 @@ use crate::{
     error::{Error, Result},
     lock::{FileLock, Identity},
     name::Name,
-    process::{Handle, Keeper, Keepers, Signals, keepers, keeps, kill_tree_of, wait_for},
+    process::{Handle, Keeper, Keepers, ProcessInfo, Signals, descendants, keepers, keeps, kill_tree_of, wait_for},
 };
 
 /// How long a wrapper whose job is gone may take to record that.
 const RECORDING: Duration = Duration::from_secs(5);
 
+/// How long a run that has its lock may take to record its start; one that waits for a further lock has none.
+const STARTING: Duration = Duration::from_secs(1);
+
 /// How long a wrapper that has just taken its lock may take to say so in the lock file.
 const NOTING: Duration = Duration::from_secs(1);
+
+/// The kernel tells a process's age in hundredths of a second.
+const TICK: Duration = Duration::from_millis(20);
 
 /// What became of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +98,7 @@ impl Stop<'_> {
             let keepers = self.keepers(id)?;
             let Some(taker) = meant.as_ref().map(|meant| meant.taker).or(keepers.first().map(|keeper| keeper.taker))
             else {
+                self.refuse_to_guess()?;
                 return Ok(Stopped::NothingThere);
             };
             // Of just that acquisition: whoever takes the lock after it has not been asked to end.
@@ -145,13 +152,29 @@ impl Stop<'_> {
         let since = Instant::now();
         loop {
             // Who leaves no note is a stranger.
-            let patience = if self.is_noted(wrapper)? { RECORDING } else { NOTING };
+            let patience = if self.is_noted(wrapper)? { STARTING } else { NOTING };
             let totals = self.ledger.totals()?;
             let is_recorded = totals.in_slot(self.slot).is_some_and(|running| running.pid == wrapper);
             if is_recorded || since.elapsed() >= patience || !keeps(wrapper, id).unwrap_or(false) {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// A run of this boot that was started in another pid namespace may go on where its processes cannot be seen.
+    fn refuse_to_guess(&self) -> Result<()> {
+        let place = Place::current_or_unknown();
+        let totals = self.ledger.totals()?;
+        match totals.in_slot(self.slot) {
+            Some(running) if running.boot == place.boot && !place.is_of(running) => Err(Error::Denied {
+                path: self.locks.path_of(self.file),
+                why: format!(
+                    "run {} was started in another pid namespace, and cannot be seen from here; stop it there",
+                    running.run
+                ),
+            }),
+            _ => Ok(()),
         }
     }
 
@@ -217,7 +240,8 @@ impl Stop<'_> {
             Waited::TimeIsUp => {}
             waited => return Ok(waited),
         }
-        kill_tree_of(&wrapper).map_err(|e| Error::io("end the descendants of", format!("/proc/{pid}"), e))?;
+        kill_tree_of(&wrapper, &self.strangers(pid)?)
+            .map_err(|e| Error::io("end the descendants of", format!("/proc/{pid}"), e))?;
         match self.wait(std::slice::from_ref(&wrapper), Instant::now().checked_add(RECORDING))? {
             Waited::TimeIsUp => {}
             waited => return Ok(waited),
@@ -248,6 +272,18 @@ impl Stop<'_> {
             self.signal(handle, Signal::KILL)?;
         }
         self.wait(&left, None)
+    }
+
+    /// Children that the wrapper had before its run began: it was a shell then, and became triplock by `exec`.
+    fn strangers(&self, wrapper: u32) -> Result<Vec<ProcessInfo>> {
+        let began = self.ledger.totals()?.in_slot(self.slot).map(|running| running.start);
+        let Some(age) = began.and_then(|began| (self.ledger.now() - began).to_std().ok()) else {
+            return Ok(Vec::new());
+        };
+        let found = descendants(wrapper).map_err(|e| Error::io("list", "/proc", e))?;
+        // A process is as old as the last tick says.
+        let is_older = |process: &ProcessInfo| process.parent == wrapper && process.age() > age + TICK;
+        Ok(found.into_iter().filter(is_older).collect())
     }
 
     fn deadline(&self) -> Option<Instant> {

@@ -95,6 +95,13 @@ impl Supervisor<'_> {
                 }
             }
             self.sleep(&state)?;
+            // First: of a command that has ended by itself, however long ago we slept through that, nothing is wanted.
+            if state.ended.is_none() {
+                state.ended = tree.reap()?.map(|ended| (ended, state.started.elapsed()));
+            }
+            if state.ended.is_some() && state.cause.is_none() {
+                continue;
+            }
             while let Some(received) = self.signals.read() {
                 self.pass_on(tree, received, &mut state)?;
             }

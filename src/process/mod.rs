@@ -29,7 +29,7 @@ pub(crate) use child::{Child, Ended, Status, Usage};
 pub(crate) use handle::Handle;
 pub(crate) use locks::{Keeper, Keepers, LockTable, keepers, keeps};
 pub(crate) use program::Program;
-pub(crate) use signals::{Mask, Received, Signals};
+pub(crate) use signals::{Mask, Received, Signals, survive_the_file_limit};
 pub(crate) use spawn::{Spawn, SpawnError};
 pub(crate) use sweep::Survivor;
 pub(crate) use table::{ProcessInfo, command_line, descendants, info};

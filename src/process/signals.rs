@@ -13,6 +13,7 @@ use std::{
     mem::{self, MaybeUninit},
     os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
     ptr,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 /// What a supervisor wants to hear of: what it passes on, the end of a child, and the terminal's stop and go.
@@ -160,6 +161,29 @@ fn action(signal: libc::c_int) -> libc::sigaction {
     unsafe {
         libc::sigaction(signal, ptr::null(), action.as_mut_ptr());
         action.assume_init()
+    }
+}
+
+/// Whether a file that reaches the caller's size limit (`ulimit -f`) was to end the process: it is an error of the write
+/// for us, and means to the job what it meant before.
+static FILE_LIMIT_ENDS: AtomicBool = AtomicBool::new(false);
+
+/// Lets writes beyond the file size limit fail, instead of ending this process.
+pub(crate) fn survive_the_file_limit() {
+    if action(libc::SIGXFSZ).sa_sigaction == libc::SIG_DFL {
+        FILE_LIMIT_ENDS.store(true, Ordering::Relaxed);
+        // SAFETY: zero is a valid sigaction; the field that matters is set.
+        let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
+        action.sa_sigaction = libc::SIG_IGN;
+        // SAFETY: a valid action.
+        unsafe { libc::sigaction(libc::SIGXFSZ, &raw const action, ptr::null_mut()) };
+    }
+}
+
+/// For a new process: as it was before [`survive_the_file_limit`].
+pub(super) fn restore_the_file_limit() {
+    if FILE_LIMIT_ENDS.load(Ordering::Relaxed) {
+        set_default(libc::SIGXFSZ);
     }
 }
 

@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     fs::{self, File},
     io::{self, Read as _},
+    time::Duration,
 };
 
 /// What is known of a process.
@@ -26,6 +27,14 @@ impl ProcessInfo {
     /// Whether it still runs; a zombie does not, it only waits to be asked how it ended.
     pub(crate) fn is_alive(&self) -> bool {
         !matches!(self.state, 'Z' | 'X' | 'x')
+    }
+
+    /// How long ago it started, to a hundredth of a second: the kernel's tick towards programs, whatever its own is.
+    pub(crate) fn age(&self) -> Duration {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let now = u64::try_from(now.tv_sec).unwrap_or_default() * 1000
+            + u64::try_from(now.tv_nsec).unwrap_or_default() / 1_000_000;
+        Duration::from_millis(now.saturating_sub(self.start_ticks.saturating_mul(10)))
     }
 
     /// Reads a line of `/proc/PID/stat`. The name is in parentheses and may itself contain any of them, blanks and line

@@ -219,9 +219,10 @@ impl Tree {
 
 /// Ends every descendant of another process, which itself is left to see that and to say so. It should be a subreaper,
 /// as every triplock that runs a job is. Who may not be ended is passed over.
-pub(crate) fn kill_tree_of(process: &Handle) -> io::Result<Vec<Survivor>> {
+/// `strangers`: children that it had before its job.
+pub(crate) fn kill_tree_of(process: &Handle, strangers: &[ProcessInfo]) -> io::Result<Vec<Survivor>> {
     // Its number means its descendants only while it lives; who was looked up before it ended is checked again.
-    Sweep::new(process.pid(), &[]).run(|| Ok(process.has_ended().then_some(true)))
+    Sweep::new(process.pid(), strangers).run(|| Ok(process.has_ended().then_some(true)))
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod job_lines;
 mod job_output;
 mod job_power_cut;
 mod job_start;
+mod justice;
 mod kill;
 mod last_seat;
 mod latch;

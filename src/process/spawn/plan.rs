@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::process::{
-    signals::{Mask, remove_handler, set_default},
+    signals::{Mask, remove_handler, restore_the_file_limit, set_default},
     startup,
 };
 
@@ -60,6 +60,7 @@ fn set_up(plan: &Plan<'_>) -> Result<(), c_int> {
         remove_handler(*signal);
     }
     // Rust's runtime ignores it in us. A program in a pipeline counts on it, unless our caller ignores it too.
+    restore_the_file_limit();
     if !startup::ignored_broken_pipes() {
         set_default(libc::SIGPIPE);
     }

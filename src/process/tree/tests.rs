@@ -196,12 +196,12 @@ fn anothers_tree_is_killed_and_itself_not() {
         let mut tree = start("sleep 96 & sleep 96 & wait; read -r x < /dev/zero & wait; exec tail -f /dev/null");
         eventually("they run", || named("sleep").len() == 2);
         let root = Handle::open(tree.child.id()).unwrap().unwrap();
-        assert_eq!(kill_tree_of(&root).unwrap(), []);
+        assert_eq!(kill_tree_of(&root, &[]).unwrap(), []);
         assert_eq!(named("sleep"), []);
         assert!(!root.has_ended());
         assert_kills_all(&mut tree);
         assert!(root.has_ended());
-        assert_eq!(kill_tree_of(&root).unwrap(), []);
+        assert_eq!(kill_tree_of(&root, &[]).unwrap(), []);
     });
 }
 
