@@ -7,6 +7,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     fs,
     path::Path,
     sync::{
@@ -143,13 +144,16 @@ fn every_run_that_answered_survives_power_cuts_on_xfs() {
     power_cuts(Kind::Xfs, rounds());
 }
 
+fn show(to: &Path) -> [OsString; 3] {
+    shell(&format!("echo $TRIPLOCK_FENCE >'{}'", to.display()))
+}
+
 /// Cuts the power while a command runs that has shown its fence, and whose start has not reached the disk unless it did
 /// so before the command started: syncs take 2 seconds. Gives the fence.
 fn cut_after_showing(sandbox: &Sandbox, disk: &Disk, shown: &Path) -> u64 {
     fs::write(shown, "").unwrap();
     let slow = strace::tracing(&sandbox.path("trace"), &["-e", "inject=fdatasync:delay_enter=2000000"]);
-    let show = shell(&format!("echo $TRIPLOCK_FENCE >'{}'", shown.display()));
-    let running = run(sandbox, "j", "", show).under(slow).start();
+    let running = run(sandbox, "j", "", show(shown)).under(slow).start();
     let fence = || fs::read_to_string(shown).unwrap().trim().parse::<u64>().ok();
     eventually("a fence is shown", || fence().is_some());
     let fence = fence().unwrap();
@@ -177,7 +181,8 @@ fn cuts_between_fence_and_sync(kind: Kind) {
     disk.remount();
     // After a mark in every state that a cut can leave it in.
     for on_disk in ["j.commit", "j.jsonl", "j.lock"].map(Some).into_iter().chain([None]) {
-        run(&sandbox, "j", "", ["true"]).run().exits(0);
+        run(&sandbox, "j", "", show(&shown)).run().exits(0);
+        fences.push(fs::read_to_string(&shown).unwrap().trim().parse().unwrap());
         if let Some(on_disk) = on_disk {
             write_back(&sandbox, on_disk);
         }
