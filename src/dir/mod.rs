@@ -60,6 +60,8 @@ pub(crate) struct Dir {
     path: PathBuf,
     /// 0600, or 0660 in a directory that a group shares.
     file_mode: Mode,
+    /// On a file system that is known to forget nothing while it is mounted.
+    is_local: bool,
 }
 
 /// The mode of a directory that a group shares: what is made in it belongs to the group.
@@ -79,6 +81,10 @@ impl Dir {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    pub(crate) fn is_local(&self) -> bool {
+        self.is_local
     }
 
     fn at(&self, name: &str, flags: OFlags) -> Result<File, Errno> {
@@ -157,7 +163,7 @@ impl Dir {
                 if lacks && self.is_shared() && stat.st_uid == rustix::process::geteuid().as_raw() {
                     rustix::fs::fchmod(&fd, SHARED).map_err(|e| Error::io("set the mode of", &path, e))?;
                 }
-                Ok(Some(Self { fd, path, file_mode: self.file_mode }))
+                Ok(Some(Self { fd, path, file_mode: self.file_mode, is_local: self.is_local }))
             }
             Err(Errno::NOENT) => Ok(None),
             Err(Errno::NOTDIR | Errno::LOOP) => {

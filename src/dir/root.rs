@@ -139,7 +139,9 @@ impl StateDir {
                 return Err(Error::UntrustedFileSystem { path, kind });
             }
         }
-        Ok(Some(Self { dir: Dir { fd, path, file_mode } }))
+        // Where any file system will do, none is looked at.
+        let is_local = !allow_network_fs;
+        Ok(Some(Self { dir: Dir { fd, path, file_mode, is_local } }))
     }
 
     /// The directory's absolute path.

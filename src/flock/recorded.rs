@@ -29,8 +29,8 @@ use crate::{
     dir::{Environment, StateDir},
     error::{Error, Result},
     job::{
-        Appended, Ended, Event, JobFiles, JobLedger, NotRun, Options, Outcome, Place, RunId, Running, Started, Totals,
-        remains, seconds,
+        Appended, Ended, Event, Fences, JobFiles, JobLedger, NotRun, Options, Outcome, Place, RunId, Running, Started,
+        Totals, remains, seconds,
     },
     lock::{Fence, Holder, Identity, holder_in, shortened},
     process::{self, SpawnError, Status},
@@ -110,7 +110,7 @@ impl Ledger {
     /// Records that the command is about to start.
     pub(super) fn start(self, waited: Duration) -> Result<Recorded, Failure> {
         let mut started = None;
-        let appended = self.append(|totals| {
+        let appended = self.append_start(|totals, fences| {
             let lost = totals.running.iter().filter(|running| self.is_over(running));
             let lost: Vec<_> = lost.filter_map(|running| remains(totals, running.slot, &self.place.boot)).collect();
             let taken = |slot: &u32| {
@@ -120,13 +120,15 @@ impl Ledger {
             let start = Started {
                 run: totals.next_run(),
                 attempt: 1,
-                fence: Fence(totals.fence + 1),
+                // Nobody is shown it, so it is neither reserved nor synced before the command.
+                fence: fences.next(totals, Fence(0)).fence,
                 slot: slots.find(|slot| !taken(slot)).unwrap_or(u32::MAX),
                 wait: seconds(waited),
                 command: self.command.clone(),
                 boot: self.place.boot.clone(),
                 pid_namespace: self.place.pid_namespace,
                 file: Some(self.file),
+                reserved: 0,
             };
             started = Some((start.run, start.fence));
             lost.into_iter().map(Event::Ended).chain([Event::Started(start)]).collect()
@@ -171,8 +173,16 @@ impl Ledger {
     }
 
     fn append(&self, decide: impl FnOnce(&Totals) -> Vec<Event>) -> Result<Appended, Failure> {
+        self.with_modes(|ledger| ledger.append(decide))
+    }
+
+    fn append_start(&self, decide: impl FnOnce(&Totals, &Fences) -> Vec<Event>) -> Result<Appended, Failure> {
+        self.with_modes(|ledger| ledger.append_start(&self.place.boot, decide))
+    }
+
+    fn with_modes(&self, append: impl FnOnce(&JobLedger) -> Result<Appended>) -> Result<Appended, Failure> {
         let before = self.shared.then(|| umask(Mode::empty()));
-        let appended = self.ledger.append(decide);
+        let appended = append(&self.ledger);
         if let Some(before) = before {
             umask(before);
         }

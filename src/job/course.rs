@@ -15,7 +15,8 @@ use chrono::{DateTime, Utc};
 use super::{
     acquire::Locks,
     files::JobFiles,
-    ledger::{Appended, JobLedger},
+    late_sync::LateSync,
+    ledger::JobLedger,
     log::Log,
     model::{Ended, Event, Outcome, RunId, Started, seconds},
     options::{Hold, Options, OutputMode},
@@ -61,8 +62,8 @@ struct Verdict {
 }
 
 impl Course<'_> {
-    /// Runs the attempts, records the end and lets the locks go.
-    pub(super) fn see_through(&self, locks: Locks) -> Done {
+    /// Runs the attempts, records the end and lets the locks go. `recorded`: the start, on its way to the disk.
+    pub(super) fn see_through(&self, locks: Locks, mut recorded: LateSync) -> Done {
         let mut warnings = Vec::new();
         let mut log = None;
         let start = self.ledger.now();
@@ -75,7 +76,7 @@ impl Course<'_> {
         let (attempt, verdict) = match created {
             Ok(created) => {
                 log = created;
-                self.attempts(&locks, log.as_mut(), &mut warnings)
+                self.attempts(&locks, log.as_mut(), &mut recorded, &mut warnings)
             }
             Err(e) => (1, Verdict::not_started(ExitCode::NotRun, e.to_string(), start)),
         };
@@ -92,8 +93,12 @@ impl Course<'_> {
             vec![Event::Ended(self.ended(&verdict, outcome, attempt, false, locks.waited))]
         });
         self.release(locks);
-        let recorded = ended.and_then(|appended: Appended| appended.sync());
-        warnings.extend(recorded.err().map(|e| format!("the end of run {} is not recorded: {e}", self.run)));
+        let (start, end) = recorded.conclude(ended);
+        if start.is_err() || end.is_err() {
+            self.ledger.distrust();
+        }
+        warnings.extend(start.err().map(|e| format!("the start of run {} may not be recorded: {e}", self.run)));
+        warnings.extend(end.err().map(|e| format!("the end of run {} is not recorded: {e}", self.run)));
         if let Some(log) = log {
             let show = self.options.output == OutputMode::OnFailure && outcome != Outcome::Succeeded;
             warnings.extend(finish(log, show, outcome, self.options.keep_runs));
@@ -127,7 +132,13 @@ impl Course<'_> {
     }
 
     /// Attempt after attempt. Gives the last one.
-    fn attempts(&self, locks: &Locks, mut log: Option<&mut Log>, warnings: &mut Vec<String>) -> (u32, Verdict) {
+    fn attempts(
+        &self,
+        locks: &Locks,
+        mut log: Option<&mut Log>,
+        recorded: &mut LateSync,
+        warnings: &mut Vec<String>,
+    ) -> (u32, Verdict) {
         let program = match Program::find(self.command) {
             Ok(program) => program,
             Err(e) => return (1, self.spawn_failed(&e, self.ledger.now())),
@@ -137,7 +148,7 @@ impl Course<'_> {
         }
         let mut attempt = 1;
         loop {
-            let verdict = self.attempt(attempt, &program, locks, log.as_deref_mut(), warnings);
+            let verdict = self.attempt(attempt, &program, locks, log.as_deref_mut(), recorded, warnings);
             let again =
                 matches!(verdict.outcome, Outcome::Failed | Outcome::TimedOut) && attempt <= self.options.retries.count;
             if !again || self.is_unwanted(locks.slot) {
@@ -146,6 +157,7 @@ impl Course<'_> {
             // Not synced: the next start is appended behind it, and the last end is synced with all before it.
             let ended = self.ended(&verdict, verdict.outcome, attempt, true, locks.waited);
             warnings.extend(self.ledger.append(|_| vec![Event::Ended(ended)]).err().map(|e| e.to_string()));
+            recorded.begin();
             match pause(self.signals, self.options.retries.pause_after(attempt)) {
                 Ok(None) => {}
                 Ok(Some(signal)) => {
@@ -173,6 +185,7 @@ impl Course<'_> {
         program: &Program,
         locks: &Locks,
         log: Option<&mut Log>,
+        recorded: &mut LateSync,
         warnings: &mut Vec<String>,
     ) -> Verdict {
         let start = self.ledger.now();
@@ -200,7 +213,8 @@ impl Course<'_> {
             Err(e) => return self.spawn_failed(&e, start),
         };
         let mut tree = Tree::new(child, !foreground, cgroup);
-        let supervisor = Supervisor { options: self.options, signals: self.signals, log, foreground, started };
+        let supervisor =
+            Supervisor { options: self.options, signals: self.signals, log, foreground, started, recorded };
         match supervisor.watch(&mut tree) {
             Ok(attempt) => {
                 if !attempt.survivors.is_empty() {
@@ -279,6 +293,7 @@ impl Course<'_> {
             boot,
             pid_namespace,
             file: None,
+            reserved: 0,
         }
     }
 

@@ -18,7 +18,8 @@
 //! 6. A ledger larger than 16 MiB is renamed to `NAME.old`, over an older one, and the first line of the new one goes on
 //!    with its sums: run ids, fences and counters never start over. Killed between the two, there is no ledger, or an
 //!    empty one; then, and when no line of it is intact, the sums are those of `NAME.old`. A new ledger whose first lines
-//!    a power cut took is no worse: what was not synced was not answered.
+//!    a power cut took is no worse: what was not synced was not answered. Whoever puts a ledger aside syncs it first: a
+//!    run whose start is in it syncs only the new one when it ends.
 //! 7. A line of a newer format is not built upon, and an intact line that makes no sense is not passed over (its run ids
 //!    would be handed out again): both end the append before anything is written.
 
@@ -37,6 +38,7 @@ use chrono::{DateTime, SubsecRound as _, Utc};
 use super::{
     Entry, Event, Totals,
     backwards::read_at,
+    fences::{Fences, Mark, Next},
     files::JobFiles,
     line::{self, Unreadable},
 };
@@ -97,7 +99,13 @@ impl Appended {
     /// # Errors
     /// `Io`: then it may be lost.
     pub(crate) fn sync(&self) -> Result<()> {
-        self.file.sync_data().map_err(|e| Error::io("sync", &self.path, e))
+        self.later()()
+    }
+
+    /// The same, for another thread to do.
+    pub(super) fn later(&self) -> impl FnOnce() -> Result<()> + Send + use<> {
+        let (file, path) = (Arc::clone(&self.file), self.path.clone());
+        move || file.sync_data().map_err(|e| Error::io("sync", path, e))
     }
 }
 
@@ -133,6 +141,44 @@ impl JobLedger {
         let appended = self.append_locked(decide);
         self.kept_commit.set(commit.release());
         appended
+    }
+
+    /// The same of a start, which takes a fence of the job. `boot`: the kernel's boot id, empty when it is not known.
+    ///
+    /// # Errors
+    /// As [`JobLedger::append`].
+    pub(crate) fn append_start(
+        &self,
+        boot: &str,
+        decide: impl FnOnce(&Totals, &Fences) -> Vec<Event>,
+    ) -> Result<Appended> {
+        let commit = self.lock()?;
+        let JobFiles { dir, commit: name, .. } = &self.files;
+        let appended = Fences::read(&commit, &dir.path_of(name), boot, dir.is_local())
+            .and_then(|fences| self.append_locked(|totals| decide(totals, &fences)));
+        self.kept_commit.set(commit.release());
+        appended
+    }
+
+    /// Says that the start which took that fence is on disk.
+    pub(crate) fn reserved(&self, next: &Next) {
+        if let Some(mark) = &next.mark {
+            self.with_commit(|commit| mark.leave(commit));
+        }
+    }
+
+    /// Says that lines of the ledger may not be on disk although they are synced: the next start trusts none.
+    pub(crate) fn distrust(&self) {
+        self.with_commit(Mark::take_away);
+    }
+
+    /// `NAME.commit` as the last append left it, without its lock.
+    fn with_commit(&self, act: impl FnOnce(&File)) {
+        let kept = self.kept_commit.take();
+        if let Some((file, _)) = &kept {
+            act(file);
+        }
+        self.kept_commit.set(kept);
     }
 
     /// The sums so far; takes no lock.
@@ -215,6 +261,7 @@ impl JobLedger {
 
     fn rotate(&self, before: Open) -> Result<Open> {
         let JobFiles { dir, ledger, old, .. } = &self.files;
+        before.file.sync_data().map_err(|e| Error::io("sync", dir.path_of(ledger), e))?;
         dir.rename(ledger, old)?;
         let (file, stat) = dir.open_or_create(ledger)?;
         let (file, id, size) = (Arc::new(file), stat.id, stat.size);

@@ -76,6 +76,7 @@ fn started(run: RunId, slot: u32) -> Started {
         boot: "b".to_owned(),
         pid_namespace: 1,
         file: (slot == 2).then_some((1, 2)),
+        reserved: if slot == 3 { run.0 + 100 } else { 0 },
     }
 }
 

@@ -4,9 +4,13 @@ mod acquire;
 mod backwards;
 mod course;
 pub(crate) mod definition;
+mod fences;
+#[cfg(test)]
+mod fences_properties;
 mod files;
 mod history;
 mod holding;
+mod late_sync;
 mod ledger;
 #[cfg(test)]
 mod ledger_properties;
@@ -26,9 +30,11 @@ mod verify;
 
 #[allow(unused_imports)]
 pub(crate) use backwards::Backwards;
+pub(crate) use fences::Fences;
 #[allow(unused_imports)]
 pub(crate) use files::JobFiles;
 pub(crate) use history::{RunState, RunView, Runs, optional_time};
+pub(crate) use late_sync::LateSync;
 #[allow(unused_imports)]
 pub(crate) use ledger::{Appended, JobLedger};
 pub(crate) use model::seconds;

@@ -151,6 +151,9 @@ pub struct Started {
     /// Device and inode of the file that `flock --job` locked, instead of the job's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<(u64, u64)>,
+    /// Fences up to this one are reserved from here on; 0 when this start reserves none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub reserved: u64,
 }
 
 /// An attempt ended.
@@ -305,6 +308,9 @@ pub struct Totals {
     pub last_run: u64,
     /// The highest fence that a run had.
     pub fence: u64,
+    /// Up to which fence they are reserved: a run may have shown any of them before a power cut took its lines.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub reserved: u64,
     /// How many came to each outcome.
     pub counts: Counts,
     /// Runs without an end, in the order of their slots.
@@ -361,6 +367,7 @@ impl Totals {
     fn start(&mut self, entry: &Entry, started: &Started) {
         self.last_run = self.last_run.max(started.run.0);
         self.fence = self.fence.max(started.fence.0);
+        self.reserved = self.reserved.max(started.reserved);
         let before = self.running.iter().find(|running| running.run == started.run);
         let ending = before.and_then(|running| running.ending);
         // A slot holds one run: an earlier one in it is over, and whoever took the slot has said how.
@@ -395,4 +402,10 @@ impl Totals {
         let Ended { run, outcome, exit, duration, .. } = *ended;
         self.last = Some(Last { run, outcome, end: entry.time, exit, duration });
     }
+}
+
+// As serde asks for it.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }

@@ -5,8 +5,9 @@
 //! 1. The locks ([`super::acquire`]). Who does not get them leaves a line that says why, and who held them.
 //! 2. Under the job's lock: whatever the ledger still shows as running in this slot is over, since we hold its lock. Its
 //!    end is recorded in the same append as our start, so no run vanishes.
-//! 3. Our start, with its fence, is on disk before the command is started: a fence that the command has shown to
-//!    anybody is never given twice. If that fails (a full disk), nothing is run.
+//! 3. Our start is appended before the command is started, with a fence that is never given twice: one that is
+//!    reserved on disk, else the start itself is synced first ([`super::fences`]). If that fails (a full disk), nothing is
+//!    run. A start that was not synced is synced while the command runs, or with its end ([`super::late_sync`]).
 //! 4. The command inherits the locks' descriptors. From now on a killed wrapper frees nothing that still runs.
 //! 5. Its end is appended first, then the locks are released, then the ledger is synced: whoever gets the lock next finds
 //!    our end, and does not wait for our disk.
@@ -18,6 +19,7 @@ use super::{
     course::Course,
     files::JobFiles,
     holding::By,
+    late_sync::LateSync,
     ledger::JobLedger,
     model::{Ended, Event, NotRun, Outcome, RunId, Started, Totals, seconds},
     options::Options,
@@ -110,7 +112,7 @@ impl Run<'_> {
         if let Some(signal) = arrived() {
             return Ok(self.not_run(&ledger, Outcome::Interrupted, interrupted(signal), None, locks.waited));
         }
-        let (run, fence) = match self.record_start(&ledger, &mut locks)? {
+        let (run, fence, start) = match self.record_start(&ledger, &mut locks)? {
             Ok(started) => started,
             Err(why) => return Ok(Done { why: Some(why), ..Done::of(Outcome::NotDue, ExitCode::Success.code()) }),
         };
@@ -131,7 +133,7 @@ impl Run<'_> {
             run,
             fence,
         };
-        let done = course.see_through(locks);
+        let done = course.see_through(locks, start);
         // A signal that comes now, or waits already, comes too late for the run: its result stands. Given back, it
         // would end us before we have told it.
         std::mem::forget(signals);
@@ -211,13 +213,14 @@ impl Run<'_> {
         crate::lock::shortened(self.command.iter())
     }
 
-    /// The start of the first attempt, durable; or why the run is not due, which is recorded then.
-    fn record_start(&self, ledger: &JobLedger, locks: &mut Locks) -> Result<Result<(RunId, Fence), String>> {
+    /// The start of the first attempt, whose fence will never be given again; or why the run is not due, which is
+    /// recorded then.
+    fn record_start(&self, ledger: &JobLedger, locks: &mut Locks) -> Result<Result<(RunId, Fence, LateSync), String>> {
         let Place { boot, pid_namespace } = Place::current_or_unknown();
         let now = ledger.now();
         let own = locks.job.fence();
         let mut started = Err(String::new());
-        let appended = ledger.append(|totals| {
+        let appended = ledger.append_start(&boot, |totals, fences| {
             let mut events: Vec<_> = remains(totals, locks.slot, &boot).map(Event::Ended).into_iter().collect();
             if let Some(reason) = self.not_due(totals, now) {
                 events.push(Event::NotRun(NotRun {
@@ -231,33 +234,42 @@ impl Run<'_> {
                 started = Err(reason);
                 return events;
             }
-            let (run, fence) = (totals.next_run(), own.max(Fence(totals.fence + 1)));
-            started = Ok((run, fence));
+            let (run, next) = (totals.next_run(), fences.next(totals, own));
             events.push(Event::Started(Started {
                 run,
                 attempt: 1,
-                fence,
+                fence: next.fence,
                 slot: locks.slot,
                 wait: seconds(locks.waited),
                 command: self.command_line(),
                 boot: boot.clone(),
                 pid_namespace,
                 file: None,
+                reserved: next.reserve,
             }));
+            started = Ok((run, next));
             events
         })?;
-        let (run, fence) = match started {
+        let (run, next) = match started {
             Ok(started) => started,
             Err(why) => return appended.sync().map(|()| Err(why)),
         };
-        if let Err(e) = locks.job.raise_fence(Fence(fence.0 - 1)).and_then(|()| appended.sync()) {
+        let fence = next.fence;
+        let noted = locks.job.raise_fence(Fence(fence.0 - 1));
+        let safe = noted.and_then(|()| if next.sync_first { appended.sync() } else { Ok(()) });
+        if let Err(e) = safe {
+            ledger.distrust();
             // It is the first error that matters.
             let _ = ledger.append(|totals| {
                 remains(totals, locks.slot, &boot).map(|left| not_started(&left, e.to_string())).into_iter().collect()
             });
             return Err(e);
         }
-        Ok(Ok((run, fence)))
+        if !next.sync_first {
+            return Ok(Ok((run, fence, LateSync::of(appended))));
+        }
+        ledger.reserved(&next);
+        Ok(Ok((run, fence, LateSync::default())))
     }
 
     fn not_due(&self, totals: &Totals, now: chrono::DateTime<chrono::Utc>) -> Option<String> {

@@ -1,7 +1,8 @@
 //! One attempt: the command is started, signals are passed on, limits are kept, and its end is taken.
 //!
 //! Everything is one poll(2): the signals that are ours to pass on, the end of the command (SIGCHLD is one of them),
-//! the log's growth, and the next deadline. How an attempt ends that is not left alone:
+//! the log's growth, and the next deadline (the first may be that of the start's sync). How an attempt ends that is not
+//! left alone:
 //!
 //! 1. At the time limit, or when TERM, INT or QUIT reaches the wrapper, the command's group gets the signal (and a
 //!    CONT, since a stopped process would never see it).
@@ -18,7 +19,7 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags};
 
-use super::{log::Log, options::Options};
+use super::{late_sync::LateSync, log::Log, options::Options};
 use crate::process::{Ended, Received, Signals, Tree, wait_for};
 
 /// What an attempt came to.
@@ -52,6 +53,8 @@ pub(crate) struct Supervisor<'a> {
     pub(crate) log: Option<&'a mut Log>,
     /// The command is in our group, in a terminal's foreground: the terminal's signals reach it without us.
     pub(crate) foreground: bool,
+    /// The run's start, on its way to the disk.
+    pub(crate) recorded: &'a mut LateSync,
     /// Just before the command was started.
     pub(crate) started: Instant,
 }
@@ -81,6 +84,7 @@ impl Supervisor<'_> {
             survivors: Vec::new(),
             ended: None,
         };
+        self.recorded.arm(Instant::now());
         loop {
             if state.ended.is_none() {
                 state.ended = tree.reap()?.map(|ended| (ended, state.started.elapsed()));
@@ -94,6 +98,7 @@ impl Supervisor<'_> {
                     return Ok(Attempt { ended, duration, cause, killed, survivors });
                 }
             }
+            self.recorded.begin_if_due();
             self.sleep(&state)?;
             // First: of a command that has ended by itself, however long ago we slept through that, nothing is wanted.
             if state.ended.is_none() {
@@ -118,7 +123,7 @@ impl Supervisor<'_> {
         let kill_at = state.kill_at.filter(|_| !state.killed);
         let due = [limit, kill_at].into_iter().flatten().min().map(|at| at.saturating_duration_since(now));
         let rest = self.log.as_mut().and_then(|log| log.due());
-        let timeout = [due, rest].into_iter().flatten().min();
+        let timeout = [due, rest, self.recorded.due()].into_iter().flatten().min();
         let signals = PollFd::new(self.signals, PollFlags::IN);
         // While the log rests, its growth wakes nobody.
         let growth = self.log.as_ref().filter(|_| rest.is_none()).and_then(|log| log.watch());
@@ -132,7 +137,7 @@ impl Supervisor<'_> {
         Ok(())
     }
 
-    fn pass_on(&self, tree: &mut Tree, received: Received, state: &mut State) -> io::Result<()> {
+    fn pass_on(&mut self, tree: &mut Tree, received: Received, state: &mut State) -> io::Result<()> {
         let Received { signal, from_kernel, .. } = received;
         let reached_it_already = self.foreground && from_kernel;
         match signal {
@@ -141,6 +146,8 @@ impl Supervisor<'_> {
                 if !reached_it_already {
                     tree.signal(signal)?;
                 }
+                // Stopped, we sync nothing, for hours perhaps.
+                self.recorded.finish();
                 stop_ourselves()?;
             }
             libc::SIGTERM | libc::SIGINT | libc::SIGQUIT if !reached_it_already => {

@@ -6,7 +6,7 @@ use super::{fresh::Fresh, target::Source};
 use crate::{
     error::{Error, Result},
     exit::ExitCode,
-    job::{Attempt, Cause, Options, Supervisor, signal},
+    job::{Attempt, Cause, LateSync, Options, Supervisor, signal},
     lock::FileGuard,
     process::{self, Cgroup, Program, Signals, Spawn, SpawnError, Status, Tree},
 };
@@ -107,7 +107,16 @@ impl Filter<'_> {
         };
         let mut tree = Tree::new(child, !foreground, cgroup);
         let options = Options { time_limit: self.time_limit, kill_after: self.kill_after, ..Options::default() };
-        let supervisor = Supervisor { options: &options, signals: &signals, log: None, foreground, started };
+        // A filter is no run.
+        let mut recorded = LateSync::default();
+        let supervisor = Supervisor {
+            options: &options,
+            signals: &signals,
+            log: None,
+            foreground,
+            recorded: &mut recorded,
+            started,
+        };
         let attempt = supervisor.watch(&mut tree).inspect_err(|_| {
             // Nobody would watch over it.
             let _ = tree.kill_all();

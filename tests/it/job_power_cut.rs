@@ -7,6 +7,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     fs,
     path::Path,
     sync::{
@@ -21,6 +22,7 @@ use crate::{
     machine,
     mount::{Disk, Kind},
     sandbox::{Finished, Sandbox, eventually},
+    strace,
 };
 
 const PROCESSES: usize = 12;
@@ -64,6 +66,9 @@ fn run_until_cut(sandbox: &Sandbox, disk: &Disk, fences: &Path, answers: usize) 
                         fences.display()
                     );
                     let finished = run(sandbox, &format!("j{job}"), "-w 60", shell(&script)).run();
+                    // As the kernel may at any time: the mark is on disk more often than it need be.
+                    let commit = fs::File::open(sandbox.state_dir().join(format!("jobs/j{job}.commit")));
+                    let _ = commit.and_then(|commit| commit.sync_data());
                     let has_power = fs::write(&probe, "").is_ok();
                     let answer = answered(&finished, job).filter(|_| has_power);
                     if answer.is_none() && !cut.load(Ordering::SeqCst) {
@@ -137,4 +142,70 @@ fn every_run_that_answered_survives_power_cuts_on_ext4() {
 #[test]
 fn every_run_that_answered_survives_power_cuts_on_xfs() {
     power_cuts(Kind::Xfs, rounds());
+}
+
+fn show(to: &Path) -> [OsString; 3] {
+    shell(&format!("echo $TRIPLOCK_FENCE >'{}'", to.display()))
+}
+
+/// Cuts the power while a command runs that has shown its fence, and whose start has not reached the disk unless it did
+/// so before the command started: syncs take 2 seconds. Gives the fence.
+fn cut_after_showing(sandbox: &Sandbox, disk: &Disk, shown: &Path) -> u64 {
+    fs::write(shown, "").unwrap();
+    let slow = strace::tracing(&sandbox.path("trace"), &["-e", "inject=fdatasync:delay_enter=2000000"]);
+    let running = run(sandbox, "j", "", show(shown)).under(slow).start();
+    let fence = || fs::read_to_string(shown).unwrap().trim().parse::<u64>().ok();
+    eventually("a fence is shown", || fence().is_some());
+    let fence = fence().unwrap();
+    disk.cut();
+    running.finish();
+    fence
+}
+
+/// Writes that file of the job to the disk, as the kernel may at any time.
+fn write_back(sandbox: &Sandbox, name: &str) {
+    let file = fs::File::open(sandbox.state_dir().join("jobs").join(name)).unwrap();
+    file.sync_all().unwrap();
+}
+
+fn cuts_between_fence_and_sync(kind: Kind) {
+    let test = format!("a cut between fence and sync on {kind:?}");
+    if !machine::may_mount(&test) || !machine::has(&test, &[kind.mkfs(), "perl"]) || !machine::may_trace(&test) {
+        return;
+    }
+    let mut disk = Disk::new(kind);
+    let sandbox = Sandbox::new().with_state(disk.point().join("state"));
+    let shown = sandbox.path("shown");
+    // The first run reserves its fence, and that was on disk before the fence was shown.
+    let mut fences = vec![cut_after_showing(&sandbox, &disk, &shown)];
+    disk.remount();
+    // After a mark in every state that a cut can leave it in.
+    for on_disk in ["j.commit", "j.jsonl", "j.lock"].map(Some).into_iter().chain([None]) {
+        run(&sandbox, "j", "", show(&shown)).run().exits(0);
+        fences.push(fs::read_to_string(&shown).unwrap().trim().parse().unwrap());
+        if let Some(on_disk) = on_disk {
+            write_back(&sandbox, on_disk);
+        }
+        let last = JobLedger::read_torn(&sandbox, "j").0.lines.len();
+        fences.push(cut_after_showing(&sandbox, &disk, &shown));
+        disk.remount();
+        let left = JobLedger::read_torn(&sandbox, "j").0.lines.len();
+        // Else nothing was at stake. (Where the kernel cannot tell mounts apart, starts are synced as ever.)
+        if crate::job_order::unique_mount_ids(&test) {
+            assert_eq!(left, last, "the start was on disk");
+        }
+    }
+    fences.push(cut_after_showing(&sandbox, &disk, &shown));
+    disk.remount();
+    assert!(fences.windows(2).all(|pair| pair[0] < pair[1]), "a fence came again: {fences:?}");
+}
+
+#[test]
+fn a_cut_between_fence_and_sync_repeats_no_fence_on_ext4() {
+    cuts_between_fence_and_sync(Kind::Ext4);
+}
+
+#[test]
+fn a_cut_between_fence_and_sync_repeats_no_fence_on_xfs() {
+    cuts_between_fence_and_sync(Kind::Xfs);
 }

@@ -75,6 +75,7 @@ impl Script {
             boot,
             pid_namespace,
             file: None,
+            reserved: 0,
         }))
     }
 

@@ -14,6 +14,7 @@ mod history;
 mod job;
 mod job_files;
 mod job_lines;
+mod job_order;
 mod job_output;
 mod job_power_cut;
 mod job_start;

@@ -158,8 +158,18 @@ impl Disk {
     /// Switches the machine on again after a cut; or drops everything that only memory holds.
     #[track_caller]
     pub(crate) fn remount(&mut self) {
-        self.mount.unmount();
-        self.mount.mount();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let probe = self.mount.point.join("probe");
+        loop {
+            self.mount.unmount();
+            self.mount.mount();
+            // A mount namespace that somebody else just made has our mount too, and keeps the dead file system alive.
+            match fs::write(&probe, "").and_then(|()| fs::remove_file(&probe)) {
+                Ok(()) => return,
+                Err(e) => assert!(Instant::now() < deadline, "it stays shut down: {e}"),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
