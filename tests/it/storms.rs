@@ -86,7 +86,7 @@ fn a_lock_that_another_job_holds_is_named_in_the_skip() {
 /// Looking takes no lock; then the same job, grown long, costs what a short one costs to look at.
 #[test]
 fn uncontended_runs_beside_a_status_loop_are_never_skipped() {
-    let runs = machine::number("TRIPLOCK_RUNS", 10_000);
+    let runs = machine::number("TRIPLOCK_RUNS", 2000);
     let sandbox = Sandbox::new();
     let short = Sandbox::new();
     for _ in 0..10 {
