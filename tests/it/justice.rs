@@ -98,6 +98,7 @@ fn a_replacement_from_within_a_run_does_not_end_that() {
     sandbox.open_pipe("go");
     eventually("the inner one has run", || sandbox.exists("inner"));
     other.finish().exits(143);
+    eventually("its end is recorded", || sandbox.outcomes("nightly").contains(&"succeeded".to_owned()));
     drop(outer);
     let replaced = sandbox.outcomes("nightly");
     assert!(replaced.contains(&"replaced".to_owned()) && replaced.contains(&"succeeded".to_owned()), "{replaced:?}");
