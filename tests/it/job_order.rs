@@ -181,11 +181,9 @@ fn kill_at_every_call(test: &str, before: usize) {
     let trace = sandbox.path("trace");
     run(&sandbox, "j", "", show()).under(wrapper(&trace, &[])).run().exits(0);
     // A strace without -f prints no process ids.
-    let mut numbered = String::new();
-    for line in fs::read_to_string(&trace).unwrap().lines() {
-        numbered += &format!("1 {line}\n");
-    }
-    fs::write(&trace, numbered).unwrap();
+    let calls = fs::read_to_string(&trace).unwrap();
+    let numbered: Vec<_> = calls.lines().map(|line| format!("1 {line}\n")).collect();
+    fs::write(&trace, numbered.concat()).unwrap();
     let calls: Vec<_> = strace::calls(&trace).into_iter().filter(Call::touches_files).collect();
     assert!(calls.iter().any(|call| call.is("pwrite64", ".commit>")), "it left no mark: {calls:#?}");
     for call in calls {
