@@ -159,8 +159,8 @@ fn wrapper(trace: &std::path::Path, more: &[&str]) -> Vec<OsString> {
 }
 
 /// Kills a run at each of its calls that touch files, after so many runs; no fence is shown twice.
-fn kill_at_every_call(test: &str, before: usize) {
-    if !may_trace(test) {
+fn kill_at_every_call(name: &str, before: usize) {
+    if !may_trace(name) {
         return;
     }
     let sandbox = Sandbox::new();
@@ -182,7 +182,7 @@ fn kill_at_every_call(test: &str, before: usize) {
     run(&sandbox, "j", "", show()).under(wrapper(&trace, &[])).run().exits(0);
     // A strace without -f prints no process ids.
     let text = fs::read_to_string(&trace).unwrap();
-    fs::write(&trace, text.lines().map(|line| format!("1 {line}\n")).collect::<String>()).unwrap();
+    fs::write(&trace, format!("1 {}", text.trim_end().replace('\n', "\n1 "))).unwrap();
     let calls: Vec<_> = strace::calls(&trace).into_iter().filter(Call::touches_files).collect();
     assert!(calls.iter().any(|call| call.is("pwrite64", ".commit>")), "it left no mark: {calls:#?}");
     for call in calls {
