@@ -8,10 +8,10 @@ pub(crate) mod run;
 mod status;
 mod update;
 
-use std::{path::PathBuf, time::Duration};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{
-    Args, Parser, Subcommand, ValueEnum,
+    Args, FromArgMatches as _, Parser, Subcommand, ValueEnum,
     builder::{PossibleValuesParser, TypedValueParser},
 };
 
@@ -44,8 +44,32 @@ pub(crate) struct Cli {
 impl Cli {
     /// This process's command line.
     pub(crate) fn from_arguments() -> Result<Self, clap::Error> {
-        plain::parse(std::env::args_os().skip(1)).map_or_else(Self::try_parse, Ok)
+        if let Some(cli) = plain::parse(std::env::args_os().skip(1)) {
+            return Ok(cli);
+        }
+        let arguments: Vec<_> = std::env::args_os().collect();
+        match arguments.as_slice() {
+            [_, flag] if flag == "--version" || flag == "-V" => Err(version(&arguments)),
+            _ => Self::narrow(&arguments).map_or_else(Self::try_parse, Ok),
+        }
     }
+
+    /// What the arguments mean to a parser that knows the global options and the one subcommand that is named. The whole
+    /// one clones every global option into every subcommand, which is a third of a start. What is not understood here
+    /// is left to the whole one, whose errors and help are the only ones.
+    fn narrow(arguments: &[OsString]) -> Option<Self> {
+        let whole = Command::augment_subcommands(clap::Command::new("triplock"));
+        let named = arguments.iter().skip(1).find_map(|word| whole.find_subcommand(word))?.clone();
+        let narrow = Global::augment_args(clap::Command::new("triplock").subcommand(named).disable_help_flag(true));
+        let matches = narrow.try_get_matches_from(arguments).ok()?;
+        Self::from_arg_matches(&matches).ok()
+    }
+}
+
+/// The version, which is nothing that a subcommand could change.
+fn version(arguments: &[OsString]) -> clap::Error {
+    let command = clap::Command::new("triplock").version(env!("CARGO_PKG_VERSION"));
+    command.try_get_matches_from(arguments).expect_err("the version ends the parsing")
 }
 
 impl Cli {

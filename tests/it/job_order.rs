@@ -159,8 +159,8 @@ fn wrapper(trace: &std::path::Path, more: &[&str]) -> Vec<OsString> {
 }
 
 /// Kills a run at each of its calls that touch files, after so many runs; no fence is shown twice.
-fn kill_at_every_call(test: &str, before: usize) {
-    if !may_trace(test) {
+fn kill_at_every_call(name: &str, before: usize) {
+    if !may_trace(name) {
         return;
     }
     let sandbox = Sandbox::new();
