@@ -159,7 +159,8 @@ fn arguments_environment_and_exit_code_arrive() {
 fn only_what_is_inherited_is_open() {
     let dir = tempfile::tempdir().unwrap();
     let [given, withheld] = ["given", "withheld"].map(|name| File::create(dir.path().join(name)).unwrap());
-    let script = format!("echo x >&{}; ls -l /proc/$$/fd", given.as_raw_fd());
+    // (Not `>&N`: dash takes no number of two digits there.)
+    let script = format!("echo x >/proc/$$/fd/{}; ls -l /proc/$$/fd", given.as_raw_fd());
     let script = Script::new(&script);
     let child = Spawn { inherit: &[given.as_fd()], ..script.spawn() }.start().unwrap();
     let (output, status) = script.output_of(&child);
