@@ -20,7 +20,7 @@ use std::{
 use rustix::event::{PollFd, PollFlags};
 
 use super::{late_sync::LateSync, log::Log, options::Options};
-use crate::process::{Ended, Received, Signals, Tree, wait_for};
+use crate::process::{Ended, Received, Signals, Status, Tree, wait_for};
 
 /// What an attempt came to.
 #[derive(Debug)]
@@ -105,6 +105,9 @@ impl Supervisor<'_> {
                 state.ended = tree.reap()?.map(|ended| (ended, state.started.elapsed()));
             }
             if state.ended.is_some() && state.cause.is_none() {
+                while let Some(received) = self.signals.read() {
+                    self.hear_late(received, &mut state);
+                }
                 continue;
             }
             while let Some(received) = self.signals.read() {
@@ -161,6 +164,18 @@ impl Supervisor<'_> {
             _ => tree.signal(signal)?,
         }
         Ok(())
+    }
+
+    /// A signal that is news only after the command's end. It may be what ended it: a key on the terminal, or somebody
+    /// who signalled the command and us alike, as systemd does.
+    fn hear_late(&self, received: Received, state: &mut State) {
+        let Received { signal, from_kernel, .. } = received;
+        let died_of_it = state.ended.is_some_and(|(ended, _)| ended.status == Status::Killed(signal));
+        match signal {
+            libc::SIGINT | libc::SIGQUIT if self.foreground && from_kernel => state.interrupted = true,
+            libc::SIGTERM | libc::SIGINT | libc::SIGQUIT if died_of_it => self.begin_end(state, Cause::Signal(signal)),
+            _ => {}
+        }
     }
 
     fn begin_end(&self, state: &mut State, cause: Cause) {

@@ -140,3 +140,19 @@ fn doctor_sees_what_was_planted_where_a_lock_belongs() {
         assert!(said.contains(planted) && said.contains("is a directory"), "{said}");
     }
 }
+
+/// As systemd ends a unit: every process of it gets TERM at once, and the command's end is as early news as the signal.
+#[test]
+fn a_signal_to_the_command_and_its_wrapper_alike_stops_the_run() {
+    let sandbox = Sandbox::new();
+    let running = sandbox.sh("nightly", &[], "echo $$ >pid; exec sleep 1000").start();
+    let command = sandbox.pid_in("pid");
+    running.signal(Signal::STOP);
+    eventually("it is stopped", || state(running.id()) == Some('T'));
+    sandbox.send(command, Signal::TERM);
+    running.signal(Signal::TERM);
+    eventually("the command has ended", || !is_alive(command));
+    running.signal(Signal::CONT);
+    running.finish().exits(143);
+    assert_eq!(sandbox.outcomes("nightly"), ["stopped"]);
+}
