@@ -53,7 +53,6 @@ pub mod job;
 pub mod lock;
 mod name;
 mod output;
-#[allow(dead_code, unused_imports)]
 mod process;
 pub mod race;
 mod sealed;

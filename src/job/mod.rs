@@ -28,24 +28,19 @@ mod stop;
 mod supervise;
 mod verify;
 
-#[allow(unused_imports)]
 pub(crate) use backwards::Backwards;
 pub(crate) use fences::Fences;
-#[allow(unused_imports)]
 pub(crate) use files::JobFiles;
 pub(crate) use history::{RunState, RunView, Runs, optional_time};
 pub(crate) use late_sync::LateSync;
-#[allow(unused_imports)]
 pub(crate) use ledger::{Appended, JobLedger};
 pub(crate) use model::seconds;
 pub use model::{
     Counts, EndRequest, Ended, Entry, Event, Last, NotRun, Outcome, Request, RunId, Running, Started, Totals,
 };
 pub use options::{Hold, Options, OutputMode, Policy, Retries};
-#[allow(unused_imports)]
 pub(crate) use place::Place;
 pub(crate) use presence::{Look, Presence, Slot};
-#[allow(unused_imports)]
 pub(crate) use remains::remains;
 pub(crate) use run::{Done, Run};
 pub(crate) use stop::{StopCount, StopJob, stop};

@@ -50,6 +50,7 @@ impl Child {
     }
 
     /// Sleeps until it has ended. To be called once.
+    #[cfg(test)]
     pub(crate) fn wait(&self) -> io::Result<Ended> {
         wait(self.pid)
     }

@@ -99,6 +99,7 @@ impl LockTable {
     }
 
     /// The processes that wait for it.
+    #[cfg(test)]
     pub(crate) fn waiters(&self, file: FileId) -> Vec<u32> {
         self.lines.iter().filter(|line| line.waits && line.is_of(file)).map(|line| line.pid).collect()
     }

@@ -1,6 +1,6 @@
 //! Processes: starting one, waiting for it, ending its whole tree, and who keeps a lock.
 //!
-//! - [`Program`], [`Spawn`], [`Child`]: start one program as cheaply as the kernel can, or become it, and hear how it ended.
+//! - [`Program`], [`Spawn`]: start one program as cheaply as the kernel can, or become it, and hear how it ended.
 //! - [`Signals`]: signals as something to read, while the job runs.
 //! - [`Handle`]: a process that cannot be mistaken for a later one of its number; [`info`], [`descendants`]: the process table.
 //! - [`Tree`], [`Cgroup`]: a command with all that it started, and its certain end.
@@ -25,13 +25,12 @@ mod tree;
 mod wait;
 
 pub(crate) use cgroup::Cgroup;
-pub(crate) use child::{Child, Ended, Status, Usage};
+pub(crate) use child::{Ended, Status, Usage};
 pub(crate) use handle::Handle;
 pub(crate) use locks::{Keeper, Keepers, LockTable, keepers, keeps};
 pub(crate) use program::Program;
-pub(crate) use signals::{Mask, Received, Signals, survive_the_file_limit};
+pub(crate) use signals::{Received, Signals, survive_the_file_limit};
 pub(crate) use spawn::{Spawn, SpawnError};
-pub(crate) use sweep::Survivor;
 pub(crate) use table::{ProcessInfo, command_line, descendants, info};
 pub(crate) use terminal::in_foreground;
 pub(crate) use tree::{Tree, become_subreaper, kill_tree_of};
