@@ -7,7 +7,7 @@
 //! 1. At the time limit, or when TERM, INT or QUIT reaches the wrapper, the command's group gets the signal (and a
 //!    CONT, since a stopped process would never see it).
 //! 2. It has `kill_after` to go. HUP, USR1 and USR2 are passed on and start no such clock.
-//! 3. Then KILL to every descendant (see [`crate::process::tree`]). Descendants that outlive the command itself are
+//! 3. Then KILL to every descendant (see `process::tree`). Descendants that outlive the command itself are
 //!    waited for just as long: who left the group (setsid) never got the first signal, and may not stay.
 //!
 //! A command that ends by itself leaves its descendants alone: a job may start a daemon.
