@@ -238,7 +238,16 @@ fn processes_of(state: &Path) -> BTreeSet<u32> {
 }
 
 fn has_mark(state: &Path, pid: u32) -> bool {
-    let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { return false };
+    let look = || fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let mut environment = look();
+    // In the middle of its exec(2) a process has none. (Zombies and kernel threads have no program either.)
+    for _ in 0..20 {
+        if !environment.is_empty() || fs::read_link(format!("/proc/{pid}/exe")).is_err() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+        environment = look();
+    }
     let named = |variable: &[u8]| variable.strip_prefix(b"TRIPLOCK_STATE_DIR=").is_some_and(|dir| is(state, dir));
     environment.split(|byte| *byte == 0).any(named)
 }
