@@ -205,6 +205,11 @@ pub(crate) fn count(given: &str) -> Result<u32, String> {
     whole(given, 0..=u32::MAX)
 }
 
+/// A number of times that would mean nothing if it were 0.
+pub(crate) fn positive_count(given: &str) -> Result<u32, String> {
+    whole(given, 1..=u32::MAX)
+}
+
 /// What a pause is multiplied by.
 pub(crate) fn backoff(given: &str) -> Result<f64, String> {
     let factor = given.parse::<f64>().ok().filter(|factor| factor.is_finite() && *factor >= 1.0);

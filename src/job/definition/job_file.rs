@@ -7,7 +7,7 @@ use toml::{
     de::{DeString, DeValue},
 };
 
-use super::Definition;
+use super::{Alerts, Definition, Placed, Schedule};
 use crate::{
     config::{Document, Integer, Problem, Value, array, boolean, nearest, parsed, text, word},
     duration,
@@ -62,8 +62,14 @@ impl JobFile {
     }
 }
 
-/// The keys that are not options of `run`.
+/// The keys that say what the job is.
 const OWN_KEYS: [&str; 2] = ["command", "description"];
+
+/// The keys that say when and as whom a scheduler starts it.
+const SCHEDULE: [&str; 3] = ["on_calendar", "cron", "user"];
+
+/// The keys that say when `check` raises an alarm.
+const ALERTS: [&str; 4] = ["expect_every", "alert_after", "alert_running", "alert_skips"];
 
 /// The options of `run`, with `_` for `-`. (`nonblock` is `policy = "skip"`, and `lock`, which may be repeated there,
 /// is `locks`.)
@@ -91,7 +97,7 @@ const SETTINGS: [&str; 20] = [
 ];
 
 fn known() -> impl Iterator<Item = &'static str> {
-    OWN_KEYS.into_iter().chain(SETTINGS)
+    OWN_KEYS.into_iter().chain(SCHEDULE).chain(ALERTS).chain(SETTINGS)
 }
 
 fn definition<'t>(
@@ -111,13 +117,17 @@ fn definition<'t>(
     let table = document.table(&format!("jobs.{name}"), value)?;
     let inside = format!("job {name}: ");
     let (mut command, mut description, mut settings) = (None, None, Settings::default());
+    let (mut schedule, mut alerts) = (Schedule::default(), Alerts::default());
     let mut whole = true;
     for (key, value) in table {
         let name: &str = key.get_ref();
         let understood = match name {
             "command" => words_of(value.get_ref()).map(|words| command = Some(words)),
             "description" => text(value.get_ref()).map(|text| description = Some(text.to_owned())),
-            name => match set(&mut settings, name, value.get_ref()) {
+            name => match set(&mut settings, name, value.get_ref())
+                .or_else(|| set_schedule(document, &mut schedule, name, value))
+                .or_else(|| set_alert(&mut alerts, name, value.get_ref()))
+            {
                 Some(understood) => understood,
                 None => {
                     document.unknown(key, &inside, &known().collect::<Vec<_>>());
@@ -141,8 +151,57 @@ fn definition<'t>(
         document.problem(key.span(), format!("{inside}there is no command; add command = [\"program\", \"argument\"]"));
     }
     let line = document.line(key.span().start);
-    let definition = Definition { name, command: command?, description, settings, path: path.to_owned(), line };
+    let definition =
+        Definition { name, command: command?, description, settings, schedule, alerts, path: path.to_owned(), line };
     whole.then_some(definition)
+}
+
+/// Sets one of [`SCHEDULE`], or says that the key is none.
+fn set_schedule<'t>(
+    document: &Document<'t>,
+    schedule: &mut Schedule,
+    key: &str,
+    value: &Value<'t>,
+) -> Option<Result<(), String>> {
+    let at = |value: &Value<'t>| -> Result<Placed, String> {
+        let text = one_line(text(value.get_ref())?)?.to_owned();
+        Ok(Placed { text, line: document.line(value.span().start) })
+    };
+    let several = |value: &Value<'t>| -> Result<Vec<Placed>, String> {
+        match value.get_ref().as_array() {
+            Some(values) if values.is_empty() => Err("it is empty; leave it out".to_owned()),
+            Some(values) => values.iter().map(at).collect(),
+            None => at(value).map(|one| vec![one]),
+        }
+    };
+    Some(match key {
+        "on_calendar" => several(value).map(|times| schedule.on_calendar = times),
+        "cron" => several(value).map(|times| schedule.cron = times),
+        "user" => at(value).map(|user| schedule.user = Some(user)),
+        _ => return None,
+    })
+}
+
+/// What becomes a line of a unit or a crontab, and must not become two.
+fn one_line(text: &str) -> Result<&str, String> {
+    match text.trim() {
+        "" => Err("it is empty; leave it out".to_owned()),
+        text if text.contains(char::is_control) => Err("it holds a control character; take it out".to_owned()),
+        text => Ok(text),
+    }
+}
+
+/// Sets one of [`ALERTS`], or says that the key is none.
+fn set_alert(alerts: &mut Alerts, key: &str, value: &DeValue<'_>) -> Option<Result<(), String>> {
+    let time = |value| parsed(value, Integer::OrFloat, settings::time).map(Some);
+    let count = |value| parsed(value, Integer::Only, settings::positive_count).map(Some);
+    Some(match key {
+        "expect_every" => time(value).map(|every| alerts.expect_every = every),
+        "alert_after" => count(value).map(|failures| alerts.alert_after = failures),
+        "alert_running" => time(value).map(|longest| alerts.alert_running = longest),
+        "alert_skips" => count(value).map(|skips| alerts.alert_skips = skips),
+        _ => return None,
+    })
 }
 
 /// A command: its words, or a line for the shell.

@@ -8,7 +8,7 @@
 mod job_file;
 mod sources;
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use super::{Options, settings::Settings};
 use crate::{
@@ -30,10 +30,46 @@ pub(crate) struct Definition {
     pub(crate) description: Option<String>,
     /// How it is run, where the file says so.
     pub(crate) settings: Settings,
+    /// When a scheduler starts it.
+    pub(crate) schedule: Schedule,
+    /// When something is wrong with it.
+    pub(crate) alerts: Alerts,
     /// The file.
     pub(crate) path: PathBuf,
     /// The line at which its definition begins.
     pub(crate) line: usize,
+}
+
+/// When and as whom a scheduler starts a job, as its file says. The scheduler's own tool judges the words, when the job is
+/// installed or examined: a start must not pay for that.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Schedule {
+    /// systemd's calendar events, systemd.time(7).
+    pub(crate) on_calendar: Vec<Placed>,
+    /// The five fields of crontab(5), or a word such as `@daily`.
+    pub(crate) cron: Vec<Placed>,
+    /// The user of a job that the system's scheduler starts.
+    pub(crate) user: Option<Placed>,
+}
+
+/// A value, and the line of the file where it stands, for whoever finds it wrong later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Placed {
+    pub(crate) text: String,
+    pub(crate) line: usize,
+}
+
+/// What `check` takes for wrong.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Alerts {
+    /// A success is due at least so often.
+    pub(crate) expect_every: Option<Duration>,
+    /// So many failures in a row are critical.
+    pub(crate) alert_after: Option<u32>,
+    /// A run that lasts longer is.
+    pub(crate) alert_running: Option<Duration>,
+    /// So many skips in a row are a warning.
+    pub(crate) alert_skips: Option<u32>,
 }
 
 /// What is to be run, and how.

@@ -54,6 +54,26 @@ fn every_setting_is_read() {
 }
 
 #[test]
+fn when_and_as_whom_and_what_is_wrong_are_read_with_their_lines() {
+    let file = understand(
+        "[jobs.nightly]\ncommand = 'x'\non_calendar = ['Mon 02:00',\n  ' *-*-1 03:00']\ncron = '@daily'\nuser = 'backup'\n\
+         expect_every = '1d'\nalert_after = 3\nalert_running = 90\nalert_skips = 5\n",
+    );
+    assert_eq!(file.problems, []);
+    let placed = |text: &str, line| Placed { text: text.to_owned(), line };
+    let expected = Schedule {
+        on_calendar: vec![placed("Mon 02:00", 3), placed("*-*-1 03:00", 4)],
+        cron: vec![placed("@daily", 5)],
+        user: Some(placed("backup", 6)),
+    };
+    assert_eq!(file.definitions[0].schedule, expected);
+    let seconds = |seconds| Some(std::time::Duration::from_secs(seconds));
+    let expected =
+        Alerts { expect_every: seconds(86400), alert_after: Some(3), alert_running: seconds(90), alert_skips: Some(5) };
+    assert_eq!(file.definitions[0].alerts, expected);
+}
+
+#[test]
 fn every_bad_value_is_explained() {
     let duration = "give seconds (0.3) or a number with a unit (90s 5m 1h 1d)";
     for (line, expected) in [
@@ -76,6 +96,13 @@ fn every_bad_value_is_explained() {
         ("ok_exit = [0, 256]", "ok_exit: give a whole number from 0 to 255"),
         ("ok_exit = []", "ok_exit: it is empty, so every run would fail; leave it out for [0]"),
         ("signal = 'NONE'", "signal: give a signal's name (TERM, SIGINT, HUP …) or its number"),
+        ("cron = ''", "cron: it is empty; leave it out"),
+        ("on_calendar = []", "on_calendar: it is empty; leave it out"),
+        ("cron = \"* * * * *\\nroot x\"", "cron: it holds a control character; take it out"),
+        ("on_calender = 'daily'", "unknown key \"on_calender\"; did you mean on_calendar?"),
+        ("user = 7", "user: a whole number does not fit; give a string in quotes"),
+        ("expect_every = 0", "expect_every: 0 is no duration; leave it out for none"),
+        ("alert_after = 0", "alert_after: give a whole number from 1 to 4294967295"),
         ("policy = 'skipp'", "policy: did you mean \"skip\"?"),
         ("policy = 7", "policy: give one of \"skip\", \"wait\", \"replace\""),
         ("close = 'yes'", "close: a string does not fit; give true or false"),
