@@ -179,7 +179,17 @@ impl Dir {
             return Ok(dir);
         }
         let path = self.path_of(name);
-        match rustix::fs::mkdirat(&self.fd, name, if self.is_shared() { SHARED } else { Mode::RWXU }) {
+        let made = if self.is_shared() {
+            // The set-group-id bit comes from the parent. To ask for it, here or by a chmod after it, is refused under
+            // systemd's RestrictSUIDSGID=; so the group's other bits must not be left to the umask.
+            let mask = rustix::process::umask(Mode::empty());
+            let made = rustix::fs::mkdirat(&self.fd, name, SHARED - Mode::SGID);
+            rustix::process::umask(mask);
+            made
+        } else {
+            rustix::fs::mkdirat(&self.fd, name, Mode::RWXU)
+        };
+        match made {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(Error::cannot_create(path, errno)),
         }
