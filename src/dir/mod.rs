@@ -11,6 +11,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 use rustix::{
@@ -114,7 +115,7 @@ impl Dir {
             if let Some(found) = self.open(name, Access::ReadWrite)? {
                 return Ok(found);
             }
-            match self.at(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL) {
+            match self.make(|| self.at(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)) {
                 Ok(file) => return self.regular(name, file),
                 Err(Errno::EXIST) => {}
                 Err(errno) => {
@@ -128,7 +129,7 @@ impl Dir {
     /// the lock that guards the name.
     pub(crate) fn create_fresh(&self, name: &str) -> Result<File> {
         for _ in 0..2 {
-            match self.at(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL) {
+            match self.make(|| self.at(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)) {
                 Ok(file) => return self.regular(name, file).map(|(file, _)| file),
                 Err(Errno::EXIST) => self.unlink(name)?,
                 Err(errno) => {
@@ -144,7 +145,8 @@ impl Dir {
     /// Its descriptor is for others to write to, so it has none of the flags that only an unknown file needs.
     pub(crate) fn create_to_append(&self, name: &str) -> Result<Option<File>> {
         let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        match rustix::fs::openat(&self.fd, name, flags, self.file_mode).map(File::from) {
+        let made = self.make(|| rustix::fs::openat(&self.fd, name, flags, self.file_mode));
+        match made.map(File::from) {
             Ok(file) if self.is_shared() => self.regular(name, file).map(|(file, _)| Some(file)),
             Ok(file) => Ok(Some(file)),
             Err(Errno::EXIST) => Ok(None),
@@ -179,17 +181,10 @@ impl Dir {
             return Ok(dir);
         }
         let path = self.path_of(name);
-        let made = if self.is_shared() {
-            // The set-group-id bit comes from the parent. To ask for it, here or by a chmod after it, is refused under
-            // systemd's RestrictSUIDSGID=; so the group's other bits must not be left to the umask.
-            let mask = rustix::process::umask(Mode::empty());
-            let made = rustix::fs::mkdirat(&self.fd, name, SHARED - Mode::SGID);
-            rustix::process::umask(mask);
-            made
-        } else {
-            rustix::fs::mkdirat(&self.fd, name, Mode::RWXU)
-        };
-        match made {
+        // The set-group-id bit comes from the parent. To ask for it, here or by a chmod after it, is refused under
+        // systemd's RestrictSUIDSGID=.
+        let mode = if self.is_shared() { SHARED - Mode::SGID } else { Mode::RWXU };
+        match self.make(|| rustix::fs::mkdirat(&self.fd, name, mode)) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(Error::cannot_create(path, errno)),
         }
@@ -197,7 +192,22 @@ impl Dir {
         self.subdirectory(name)?.ok_or_else(|| Error::cannot_create(path, io::ErrorKind::NotFound))
     }
 
-    /// Whether a group shares the directory: then the umask must not take the group's bits away.
+    /// Makes something; what a group shares with the group's bits from the start, whatever the umask. By a chmod after it
+    /// the others would be kept out meanwhile, and after a kill in between until its owner comes again.
+    fn make<T>(&self, make: impl FnOnce() -> T) -> T {
+        /// The umask is the process's: of two threads, the second would take the first one's for it, and keep that.
+        static TURN: Mutex<()> = Mutex::new(());
+        if !self.is_shared() {
+            return make();
+        }
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let mask = rustix::process::umask(Mode::empty());
+        let made = make();
+        rustix::process::umask(mask);
+        made
+    }
+
+    /// Whether a group shares the directory.
     pub(crate) fn is_shared(&self) -> bool {
         self.file_mode.contains(Mode::WGRP)
     }
