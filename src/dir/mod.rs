@@ -202,9 +202,9 @@ impl Dir {
         }
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let mask = rustix::process::umask(Mode::empty());
-        let made = make();
+        let result = make();
         rustix::process::umask(mask);
-        made
+        result
     }
 
     /// Whether a group shares the directory.
