@@ -3,6 +3,8 @@
 mod answer;
 mod bad_input;
 mod compatibility;
+mod cron;
+mod cron_box;
 mod damage;
 mod documents;
 mod fairness;
