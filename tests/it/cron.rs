@@ -200,7 +200,8 @@ fn lines_of_cron_d_a_user_s_crontab_and_a_shell_share_the_group_s_state() {
 fn a_job_keeps_its_lock_when_cron_is_killed() {
     let Some(cron) = CronBox::new("cron::a_job_keeps_its_lock_when_cron_is_killed") else { return };
     let sandbox = Sandbox::new();
-    let run = crontab_command(&sandbox.sh("kept", &[], &script(&sandbox, &format!("echo on >started; {UNTIL_LET_GO}"))));
+    let run =
+        crontab_command(&sandbox.sh("kept", &[], &script(&sandbox, &format!("echo on >started; {UNTIL_LET_GO}"))));
     cron.system_line("kept", &format!("* * * * * root {run}"));
     sandbox.written("started");
     eventually("a start is skipped", || sandbox.skipped_for("kept", 1) >= 1);
@@ -215,7 +216,9 @@ fn a_job_keeps_its_lock_when_cron_is_killed() {
     assert_eq!(states, [] as [Value; 0], "it runs on");
 
     fs::write(sandbox.path("all.go"), "").unwrap();
-    eventually("it ends", || sandbox.events("kept", "ended").first().is_some_and(|line| line["outcome"] == "succeeded"));
+    eventually("it ends", || {
+        sandbox.events("kept", "ended").first().is_some_and(|line| line["outcome"] == "succeeded")
+    });
     cron.comes_to_rest();
     assert!(!sandbox.is_locked("kept.lock"));
     assert_eq!(cron.mails(), []);

@@ -173,7 +173,10 @@ impl CronBox {
         let time = SystemTime::now() + Duration::from_secs(1000 + 10 * change);
         for directory in [self.cron_d(), self.path("spool/crontabs")] {
             for file in fs::read_dir(&directory).expect("list crontabs") {
-                File::open(file.expect("list crontabs").path()).expect("open").set_modified(time).expect("set its time");
+                File::open(file.expect("list crontabs").path())
+                    .expect("open")
+                    .set_modified(time)
+                    .expect("set its time");
             }
             File::open(&directory).expect("open").set_modified(time).expect("set its time");
         }
@@ -227,8 +230,7 @@ impl CronBox {
         use std::os::unix::fs::MetadataExt as _;
         let ours = self.namespace.metadata().expect("stat our own file");
         // A process that has ended, or a kernel thread, has none.
-        fs::metadata(format!("/proc/{pid}/ns/mnt"))
-            .is_ok_and(|its| (its.dev(), its.ino()) == (ours.dev(), ours.ino()))
+        fs::metadata(format!("/proc/{pid}/ns/mnt")).is_ok_and(|its| (its.dev(), its.ino()) == (ours.dev(), ours.ino()))
     }
 }
 
