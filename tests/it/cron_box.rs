@@ -201,18 +201,6 @@ impl CronBox {
         self.mails()
     }
 
-    /// Waits until so many of cron's minutes more have begun, each of which has started a job.
-    #[track_caller]
-    pub(crate) fn waits_for_minutes(&self, minutes: usize) {
-        let ticks = self.path("ticks");
-        let count = || fs::read_to_string(&ticks).unwrap_or_default().lines().count();
-        let before = count();
-        if !self.cron_d().join("ticks").exists() {
-            self.system_line("ticks", &format!("* * * * * root echo tick >>{}", ticks.display()));
-        }
-        eventually("cron's minutes go by", || count() >= before + minutes);
-    }
-
     /// A path of the box, which every user may look into.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
