@@ -200,9 +200,9 @@ impl Dir {
         }
         let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let before = rustix::process::umask(Mode::empty());
-        let made = make();
+        let done = make();
         rustix::process::umask(before);
-        made
+        done
     }
 
     /// Whether a group shares the directory: then the umask must not take the group's bits away.

@@ -13,7 +13,10 @@ use std::{
     cell::{Cell, RefCell},
     fs::{self, File},
     io::Write as _,
-    os::unix::fs::{PermissionsExt as _, chown},
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, SystemTime},
@@ -129,7 +132,6 @@ impl CronBox {
 
     /// Words to put before a command that is to see the box's crontabs.
     pub(crate) fn inside(&self) -> [String; 3] {
-        use std::os::fd::AsRawFd as _;
         let namespace = format!("--mount=/proc/{}/fd/{}", std::process::id(), self.namespace.as_raw_fd());
         ["nsenter".to_owned(), namespace, "--".to_owned()]
     }
@@ -215,7 +217,6 @@ impl CronBox {
 
     /// Whether that process is in the box.
     fn has(&self, pid: u32) -> bool {
-        use std::os::unix::fs::MetadataExt as _;
         let ours = self.namespace.metadata().expect("stat our own file");
         // A process that has ended, or a kernel thread, has none.
         fs::metadata(format!("/proc/{pid}/ns/mnt")).is_ok_and(|its| (its.dev(), its.ino()) == (ours.dev(), ours.ino()))
@@ -277,7 +278,6 @@ fn fill(dir: &Path) {
         mode(&dir.join(name), bits);
     }
     // crontab(1) writes there with the rights of its group.
-    use std::os::unix::fs::MetadataExt as _;
     let crontab = fs::metadata("/usr/bin/crontab").expect("crontab is installed").gid();
     chown(dir.join("spool/crontabs"), None, Some(crontab)).expect("chgrp");
     let mail = dir.join("mail");
@@ -288,20 +288,17 @@ fn fill(dir: &Path) {
     );
     fs::write(dir.join("sendmail"), sendmail).expect("write sendmail");
     mode(&dir.join("sendmail"), 0o755);
-    let (mut passwd, mut group) = (machine_file("/etc/passwd"), machine_file("/etc/group"));
+    let [mut passwd, mut group] =
+        ["/etc/passwd", "/etc/group"].map(|file| fs::read(file).unwrap_or_else(|e| panic!("{file}: {e}")));
     for (name, uid) in [MEMBER, OTHER_MEMBER] {
         let home = dir.join(name);
         fs::create_dir(&home).expect("make a home");
         chown(&home, Some(uid), Some(GROUP)).expect("chown");
-        passwd += &format!("{name}:*:{uid}:{GROUP}::{}:/bin/sh\n", home.display());
+        writeln!(passwd, "{name}:*:{uid}:{GROUP}::{}:/bin/sh", home.display()).expect("write to a vector");
     }
-    group += &format!("triplock-box:x:{GROUP}:{},{}\n", MEMBER.0, OTHER_MEMBER.0);
+    writeln!(group, "triplock-box:x:{GROUP}:{},{}", MEMBER.0, OTHER_MEMBER.0).expect("write to a vector");
     fs::write(dir.join("passwd"), passwd).expect("write passwd");
     fs::write(dir.join("group"), group).expect("write group");
-}
-
-fn machine_file(path: &str) -> String {
-    fs::read_to_string(path).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
 /// A mount namespace with the box's files in their places.
