@@ -3,6 +3,7 @@
 mod answer;
 mod bad_input;
 mod compatibility;
+mod completions;
 mod damage;
 mod documents;
 mod fairness;
@@ -28,6 +29,7 @@ mod library;
 mod lock_contract;
 mod logs;
 mod machine;
+mod manual;
 mod mount;
 mod nested;
 mod order;
