@@ -58,6 +58,7 @@ mod process;
 pub mod race;
 mod sealed;
 pub mod state;
+mod stderr;
 mod update;
 
 pub use booking::{Change, Event, Refusal, Request};

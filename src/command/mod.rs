@@ -30,6 +30,7 @@ use crate::{
     name::{Name, RequestId},
     output::{self, Failure, Output},
     state::{CommitMode, Store},
+    stderr::{self, Priority},
 };
 
 /// Parses the command line, does what it says, and gives the exit code.
@@ -116,7 +117,7 @@ fn store_in(output: &Output, state: StateDir) -> Store {
 }
 
 fn announce(trip: &Name, holder: Option<&Holder>) {
-    eprintln!("triplock: waiting for trip {trip}{}", hint(holder));
+    stderr::line(Priority::Info, format_args!("triplock: waiting for trip {trip}{}", hint(holder)));
 }
 
 /// What the lock file says; whoever locks it without triplock leaves no note, so it may speak of somebody else.
