@@ -51,6 +51,7 @@ mod flock;
 mod held;
 pub mod job;
 pub mod lock;
+mod manual;
 mod name;
 mod output;
 mod process;

@@ -1,10 +1,12 @@
 //! The subcommands, a file each: take what was parsed, call the library, print.
 
 mod batch;
+mod completions;
 mod doctor;
 mod flock;
 mod history;
 mod logs;
+mod man;
 mod race;
 mod run;
 mod status;
@@ -72,6 +74,8 @@ pub fn main() -> u8 {
         Command::Cancel(cli::Cancel { trip, student, request }) => {
             trip::change(&output, &global, &trip, Change::Cancel { student }, request)
         }
+        Command::Completions(args) => completions::completions(args.shell).map_err(Into::into),
+        Command::Man(args) => man::man(&output, &args).map_err(Into::into),
         Command::Race(args) => race::race(&output, &args),
         Command::RaceStudent(args) => race::student(&args),
     };

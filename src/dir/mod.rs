@@ -115,7 +115,7 @@ impl Dir {
             if let Some(found) = self.open(name, Access::ReadWrite)? {
                 return Ok(found);
             }
-            match self.make(|| self.at(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)) {
+            match self.made(|| self.at(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)) {
                 Ok(file) => return self.regular(name, file),
                 Err(Errno::EXIST) => {}
                 Err(errno) => {
@@ -129,7 +129,7 @@ impl Dir {
     /// the lock that guards the name.
     pub(crate) fn create_fresh(&self, name: &str) -> Result<File> {
         for _ in 0..2 {
-            match self.make(|| self.at(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)) {
+            match self.made(|| self.at(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)) {
                 Ok(file) => return self.regular(name, file).map(|(file, _)| file),
                 Err(Errno::EXIST) => self.unlink(name)?,
                 Err(errno) => {
@@ -145,8 +145,7 @@ impl Dir {
     /// Its descriptor is for others to write to, so it has none of the flags that only an unknown file needs.
     pub(crate) fn create_to_append(&self, name: &str) -> Result<Option<File>> {
         let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let made = self.make(|| rustix::fs::openat(&self.fd, name, flags, self.file_mode));
-        match made.map(File::from) {
+        match self.made(|| rustix::fs::openat(&self.fd, name, flags, self.file_mode)).map(File::from) {
             Ok(file) if self.is_shared() => self.regular(name, file).map(|(file, _)| Some(file)),
             Ok(file) => Ok(Some(file)),
             Err(Errno::EXIST) => Ok(None),
@@ -184,7 +183,7 @@ impl Dir {
         // The set-group-id bit comes from the parent. To ask for it, here or by a chmod after it, is refused under
         // systemd's RestrictSUIDSGID=.
         let mode = if self.is_shared() { SHARED - Mode::SGID } else { Mode::RWXU };
-        match self.make(|| rustix::fs::mkdirat(&self.fd, name, mode)) {
+        match self.made(|| rustix::fs::mkdirat(&self.fd, name, mode)) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(Error::cannot_create(path, errno)),
         }
@@ -192,22 +191,23 @@ impl Dir {
         self.subdirectory(name)?.ok_or_else(|| Error::cannot_create(path, io::ErrorKind::NotFound))
     }
 
-    /// Makes something; what a group shares with the group's bits from the start, whatever the umask. By a chmod after it
-    /// the others would be kept out meanwhile, and after a kill in between until its owner comes again.
-    fn make<T>(&self, make: impl FnOnce() -> T) -> T {
-        /// The umask is the process's: of two threads, the second would take the first one's for it, and keep that.
-        static TURN: Mutex<()> = Mutex::new(());
+    /// Makes something here, with its mode in one step with its name: between the two another user of the group would
+    /// find it and be refused.
+    ///
+    /// The umask is the whole process's, and the one of a job's command, so it is taken away for that moment only.
+    fn made<T>(&self, make: impl FnOnce() -> T) -> T {
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         if !self.is_shared() {
             return make();
         }
-        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let mask = rustix::process::umask(Mode::empty());
-        let result = make();
-        rustix::process::umask(mask);
-        result
+        let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = rustix::process::umask(Mode::empty());
+        let done = make();
+        rustix::process::umask(before);
+        done
     }
 
-    /// Whether a group shares the directory.
+    /// Whether a group shares the directory: then the umask must not take the group's bits away.
     pub(crate) fn is_shared(&self) -> bool {
         self.file_mode.contains(Mode::WGRP)
     }

@@ -3,6 +3,9 @@
 mod answer;
 mod bad_input;
 mod compatibility;
+mod completions;
+mod cron;
+mod cron_box;
 mod damage;
 mod documents;
 mod fairness;
@@ -28,6 +31,7 @@ mod library;
 mod lock_contract;
 mod logs;
 mod machine;
+mod manual;
 mod mount;
 mod nested;
 mod order;
