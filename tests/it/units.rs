@@ -427,8 +427,7 @@ fn a_users_own_systemd_runs_the_units() {
 
 #[test]
 fn the_units_are_what_systemd_expects() {
-    let test = "the_units_are_what_systemd_expects";
-    if !machine::has(test, &["systemd-analyze"]) {
+    if !machine::has("the_units_are_what_systemd_expects", &["systemd-analyze"]) {
         return;
     }
     let directory = tempfile::tempdir().expect("make a temporary directory");
