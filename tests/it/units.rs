@@ -107,6 +107,7 @@ fn a_unit_succeeds_and_fails_as_its_job_does() {
     machine.unit_fails("own-75");
     machine.job("bad", "triplock run nosuch 2>/run/redirected; exit 3", "output = \"capture\"");
     machine.unit_fails("bad");
+    eventually("its report is whole", || machine.reports("bad") == 3);
     assert!(machine.read("/run/redirected").starts_with("triplock: "), "not the journal's stream");
     let ours = machine.journal(&["_SYSTEMD_UNIT=triplock@bad.service"]);
     let [line] = &ours[..] else { panic!("{ours:#?}") };
@@ -116,6 +117,7 @@ fn a_unit_succeeds_and_fails_as_its_job_does() {
     );
     let report = machine.journal(&["_SYSTEMD_UNIT=triplock-failure@bad.service"]);
     assert!(report.iter().all(|line| line["PRIORITY"] == "3"), "{report:#?}");
+    assert_eq!(report[0]["MESSAGE"], "triplock@bad.service failed: exit-code, exited 3");
     assert!(report.last().expect("a report")["MESSAGE"].as_str().expect("text").contains("failed"));
 
     // Somebody who kills the job is not somebody who stops the unit.
@@ -227,6 +229,13 @@ fn a_plain_unit_takes_nothing_from_its_job() {
 fn a_hardened_unit_runs_a_job_with_all_that_triplock_offers() {
     let Some(machine) = SystemdBox::booted("a_hardened_unit_runs_a_job_with_all_that_triplock_offers") else { return };
     machine.add_user("alice", &["triplock"]);
+    // Each line can be taken back by a later one, as the file says.
+    let given_back = "[Service]\nReadWritePaths=/srv\nCapabilityBoundingSet=CAP_CHOWN\nSystemCallFilter=@resources\n";
+    machine.job("loosened", "touch /srv/x && chown 1:1 /srv/x && nice -n 5 true", "");
+    machine.harden("loosened", "");
+    machine.unit_fails("loosened");
+    machine.drop_in("triplock@loosened.service", given_back);
+    machine.unit_succeeds("loosened");
     for (job, user) in [("as-root", ""), ("as-alice", "User=alice\n")] {
         let user = format!("[Service]\n{user}");
         machine.job(
