@@ -355,7 +355,7 @@ mod tests {
                     others.iter().for_each(unlock);
                 }
             });
-            let looks = (0..400).map(|_| LockTable::read().unwrap());
+            let looks = (0..150).map(|_| LockTable::read().unwrap());
             let missing =
                 looks.map(|table| ids.iter().filter(|id| table.takers(**id).is_empty()).count()).sum::<usize>();
             done.store(true, std::sync::atomic::Ordering::Relaxed);
