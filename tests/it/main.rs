@@ -2,6 +2,7 @@
 
 mod answer;
 mod bad_input;
+mod clean_root;
 mod compatibility;
 mod completions;
 mod cron;
@@ -35,6 +36,7 @@ mod manual;
 mod mount;
 mod nested;
 mod order;
+mod packages;
 mod policies;
 mod power_cut;
 mod race;
