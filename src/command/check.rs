@@ -82,7 +82,7 @@ fn unknown(output: &Output, error: &anyhow::Error) -> u8 {
 
 /// One line, in which `|` stands where it belongs only.
 fn line(state: State, said: &str, perfdata: &str) -> String {
-    let said = printable(said).replace('|', "/");
+    let said = printable(said).replace('|', "\\x7c");
     let separator = if perfdata.is_empty() { "" } else { " | " };
     format!("TRIPLOCK {} - {said}{separator}{perfdata}", state.word())
 }

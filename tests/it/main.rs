@@ -2,6 +2,7 @@
 
 mod answer;
 mod bad_input;
+mod check;
 mod compatibility;
 mod cron;
 mod cron_box;

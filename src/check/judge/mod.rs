@@ -110,3 +110,6 @@ fn is_ahead(time: DateTime<Utc>, now: DateTime<Utc>) -> bool {
 fn seconds(now: DateTime<Utc>, time: DateTime<Utc>) -> f64 {
     (now - time).to_std().unwrap_or_default().as_secs_f64()
 }
+
+#[cfg(test)]
+mod tests;
