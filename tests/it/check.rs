@@ -203,7 +203,7 @@ fn all_jobs_those_of_files_and_those_that_ran_and_the_worst_wins() {
     // What cannot be told of one hides nothing of another, and is not hidden by what is well.
     job_file(&sandbox, "[jobs.new]\ncommand = 'true'\n[jobs.wrong]\ncommand = 'true'\nalert_after = 0\n");
     let unknown = check(&sandbox, "", 3);
-    assert!(unknown.contains("1 of 3 jobs: wrong: ") && unknown.contains("line 6"), "{unknown}");
+    assert!(unknown.contains("1 of 3 jobs: wrong: ") && unknown.contains("line 5"), "{unknown}");
     run(&sandbox, "bad", "", ["false"]).run().exits(1);
     let worst = check(&sandbox, "", 2);
     let bad = worst.find("bad: failed").expect("it is named");
