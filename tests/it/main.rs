@@ -2,6 +2,7 @@
 
 mod answer;
 mod bad_input;
+mod check;
 mod clean_root;
 mod compatibility;
 mod completions;

@@ -120,6 +120,17 @@ impl Sources {
         }
     }
 
+    /// The definition of a job, if a file has one.
+    ///
+    /// # Errors
+    /// `BadConfiguration` when a file that defines the job, or may define it, has a mistake.
+    pub(crate) fn definition(&self, job: &Name) -> Result<Option<Definition>> {
+        match self.find(job)? {
+            Found { definition: None, unreadable: Some(problem) } => Err(problem.into_error()),
+            found => Ok(found.definition),
+        }
+    }
+
     /// The definition of one job. Only files that may define it are parsed.
     ///
     /// # Errors
