@@ -44,6 +44,7 @@ mod race;
 mod replace;
 mod run;
 mod sandbox;
+mod service;
 mod sharing;
 mod signals;
 mod slots;
