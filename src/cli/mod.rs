@@ -2,6 +2,7 @@
 
 mod flock;
 mod history;
+mod install;
 mod logs;
 mod plain;
 pub(crate) mod run;
@@ -17,6 +18,7 @@ use clap::{
 
 pub(crate) use flock::Flock;
 pub(crate) use history::History;
+pub(crate) use install::{Install, Scheduler, Scope as InstallScope, Uninstall};
 pub(crate) use logs::Logs;
 pub(crate) use run::{Run, Stop};
 pub(crate) use status::Status;
@@ -134,6 +136,10 @@ pub(crate) enum Command {
     Update(Update),
     /// flock(1), with its options: take the lock of a file, run a command, let it go.
     Flock(Flock),
+    /// Have systemd or cron start a job at the times that its job file gives; show the next five.
+    Install(Install),
+    /// Have it started no more: remove what `install` wrote.
+    Uninstall(Uninstall),
     /// Look for what is wrong with configuration, job files and state; change nothing.
     Doctor(Doctor),
     /// Make, list, show, resize and remove trips.
