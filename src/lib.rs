@@ -52,6 +52,7 @@ mod held;
 mod install;
 pub mod job;
 pub mod lock;
+mod manual;
 mod name;
 mod output;
 mod process;
@@ -59,6 +60,7 @@ pub mod race;
 mod schedule;
 mod sealed;
 pub mod state;
+mod stderr;
 mod update;
 
 pub use booking::{Change, Event, Refusal, Request};
