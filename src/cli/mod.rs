@@ -4,6 +4,7 @@ mod check;
 mod completions;
 mod flock;
 mod history;
+mod install;
 mod logs;
 mod man;
 mod plain;
@@ -22,6 +23,7 @@ pub(crate) use check::Check;
 pub(crate) use completions::{Completions, Shell};
 pub(crate) use flock::Flock;
 pub(crate) use history::History;
+pub(crate) use install::{Install, Scheduler, Scope as InstallScope, Uninstall};
 pub(crate) use logs::Logs;
 pub(crate) use man::Man;
 pub(crate) use run::{Run, Stop};
@@ -142,6 +144,10 @@ pub(crate) enum Command {
     Update(Update),
     /// flock(1), with its options: take the lock of a file, run a command, let it go.
     Flock(Flock),
+    /// Have systemd or cron start a job at the times that its job file gives; show the next five.
+    Install(Install),
+    /// Have it started no more: remove what `install` wrote.
+    Uninstall(Uninstall),
     /// Look for what is wrong with configuration, job files and state; change nothing.
     Doctor(Doctor),
     /// Make, list, show, resize and remove trips.

@@ -6,6 +6,7 @@ mod completions;
 mod doctor;
 mod flock;
 mod history;
+mod install;
 mod logs;
 mod man;
 mod race;
@@ -55,6 +56,8 @@ pub fn main() -> u8 {
         Command::Logs(args) => logs::logs(&output, &global, &args).map_err(Into::into),
         Command::Update(args) => return update::update(&output, &global, args),
         Command::Flock(cli::Flock { words }) => return flock::after_options(global, words),
+        Command::Install(args) => install::install(&output, &global, &args),
+        Command::Uninstall(args) => install::uninstall(&output, &args),
         Command::Doctor(args) => doctor::doctor(&output, &global, &args),
         Command::Trip(cli::Trip::List) => trip::list(&output, &global),
         Command::Trip(cli::Trip::Show { trip, bookings }) => trip::show(&output, &global, &trip, bookings),

@@ -16,6 +16,7 @@ mod flock_drop_in;
 mod flock_job;
 mod gate;
 mod history;
+mod install;
 mod job;
 mod job_files;
 mod job_lines;
