@@ -1,5 +1,6 @@
 //! The subcommands, a file each: take what was parsed, call the library, print.
 
+mod asked;
 mod batch;
 mod doctor;
 mod flock;

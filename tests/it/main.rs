@@ -4,6 +4,7 @@ mod answer;
 mod bad_input;
 mod compatibility;
 mod damage;
+mod doctor;
 mod documents;
 mod fairness;
 mod flock_behaviour;

@@ -127,7 +127,7 @@ impl Sources {
     fn find(&self, job: &Name) -> Result<Found> {
         let mut found = Found::default();
         let mut result = Ok(());
-        self.visit(|path, text| {
+        self.visit(me(), |path, text| {
             let text = match text {
                 Ok(text) => text,
                 Err(problem) => {
@@ -163,8 +163,13 @@ impl Sources {
 
     /// Every definition, and everything that is wrong.
     pub(crate) fn all(&self) -> All {
+        self.all_for(me())
+    }
+
+    /// The same as that user's triplock would see it.
+    pub(crate) fn all_for(&self, user: u32) -> All {
         let mut all = All::default();
-        self.visit(|path, text| {
+        self.visit(user, |path, text| {
             let text = match text {
                 Ok(text) => text,
                 Err(problem) => return all.problems.push(problem),
@@ -198,6 +203,10 @@ struct Found {
     definition: Option<Definition>,
     /// A file or directory that might define the job as well.
     unreadable: Option<Problem>,
+}
+
+fn me() -> u32 {
+    rustix::process::geteuid().as_raw()
 }
 
 fn twice(first: &Definition, second: &Definition) -> Problem {
