@@ -304,7 +304,7 @@ impl Lexer<'_> {
             word.add(shell.get("HOME"));
         }
         while let Some(c) = self.peek() {
-            if c.is_ascii_whitespace() || ";&|()<>".contains(c) {
+            if " \t\n;&|()<>".contains(c) {
                 break;
             }
             self.take();

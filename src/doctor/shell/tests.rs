@@ -43,6 +43,7 @@ fn a_program_is_found_where_a_shell_would_start_it() {
         ("grep triplock /x | mail", ""),
         ("'unclosed triplock run a", ""),
         ("triplock-old run a", ""),
+        ("triplock run a\r\x0c \r", "triplock run a\r\x0c \r"),
         ("", ""),
     ] {
         assert_eq!(found(text).join("|"), expected, "{text}");
