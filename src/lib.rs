@@ -51,12 +51,14 @@ mod flock;
 mod held;
 pub mod job;
 pub mod lock;
+mod manual;
 mod name;
 mod output;
 mod process;
 pub mod race;
 mod sealed;
 pub mod state;
+mod stderr;
 mod update;
 
 pub use booking::{Change, Event, Refusal, Request};

@@ -14,6 +14,7 @@ use crate::{
     cli::{Color, Global},
     error::Error,
     exit::ExitCode,
+    stderr::{self, Priority},
 };
 
 /// Where and how to print.
@@ -84,8 +85,7 @@ impl Output {
     /// A message for a person.
     pub(crate) fn message(&self, text: &str) {
         if !self.quiet && !self.json {
-            // A message that nobody can read is no reason to fail.
-            let _ = writeln!(io::stderr(), "triplock: {}", printable(text));
+            stderr::line(Priority::Info, format_args!("triplock: {}", printable(text)));
         }
     }
 
@@ -94,21 +94,26 @@ impl Output {
         if self.json {
             let warning = serde_json::json!({ "warning": text });
             let line = serde_json::to_string(&Versioned { format: crate::FORMAT, value: &warning });
-            let _ = writeln!(io::stderr(), "{}", line.expect("a warning is plain data"));
+            stderr::line(Priority::Warning, line.expect("a warning is plain data"));
         } else {
-            let _ = writeln!(io::stderr(), "triplock: {}", printable(text));
+            stderr::line(Priority::Warning, format_args!("triplock: {}", printable(text)));
         }
     }
 
     /// An error; also when quiet.
     pub(crate) fn failure(&self, failure: &Failure) {
+        self.failure_of(Priority::Error, failure);
+    }
+
+    /// The same of something that need not be one.
+    pub(crate) fn failure_of(&self, priority: Priority, failure: &Failure) {
         let line = if self.json {
             serde_json::to_string(&Versioned { format: crate::FORMAT, value: failure })
                 .expect("a failure is plain data")
         } else {
             format!("triplock: {}", printable(&failure.message))
         };
-        let _ = writeln!(io::stderr(), "{line}");
+        stderr::line(priority, line);
     }
 }
 

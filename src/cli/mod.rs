@@ -1,8 +1,10 @@
 //! The command line: what can be said, and nothing of what it does.
 
+mod completions;
 mod flock;
 mod history;
 mod logs;
+mod man;
 mod plain;
 pub(crate) mod run;
 mod status;
@@ -11,13 +13,15 @@ mod update;
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{
-    Args, FromArgMatches as _, Parser, Subcommand, ValueEnum,
+    Args, FromArgMatches as _, Parser, Subcommand, ValueEnum, ValueHint,
     builder::{PossibleValuesParser, TypedValueParser},
 };
 
+pub(crate) use completions::{Completions, Shell};
 pub(crate) use flock::Flock;
 pub(crate) use history::History;
 pub(crate) use logs::Logs;
+pub(crate) use man::Man;
 pub(crate) use run::{Run, Stop};
 pub(crate) use status::Status;
 pub(crate) use update::Update;
@@ -94,7 +98,7 @@ pub(crate) struct Global {
     /// Where state and locks are kept [default: `$TRIPLOCK_STATE_DIR`, else `state_dir` of
     /// ~/.config/triplock/config.toml or /etc/triplock/config.toml, else /var/lib/triplock for root, else
     /// `$XDG_STATE_HOME/triplock`, else ~/.local/state/triplock].
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) state_dir: Option<PathBuf>,
     /// Accept a state directory on a network or unknown file system, where locks may not be seen by other hosts.
     #[arg(long, global = true)]
@@ -151,6 +155,10 @@ pub(crate) enum Command {
     Cancel(Cancel),
     /// Show the race for the last seat, and each lock that ends it.
     Race(Race),
+    /// Print what makes a shell complete triplock's command line.
+    Completions(Completions),
+    /// Print the manual page of triplock or of a subcommand, or write them all.
+    Man(Man),
     /// One student of a race, as a process of its own.
     #[command(hide = true)]
     RaceStudent(RaceStudent),
@@ -234,7 +242,8 @@ pub(crate) struct Book {
     pub(crate) seats: u32,
     /// Read bookings as JSON Lines, `{"student":"7","seats":1,"request_id":"…"}`, from a file or `-`, and book them
     /// under one lock in one commit.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["student", "seats", "request_id"])]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(conflicts_with_all = ["student", "seats", "request_id"])]
     pub(crate) batch: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) request: Request,
@@ -255,7 +264,7 @@ pub(crate) struct Cancel {
 #[command(after_help = "Exit code: 0 when all is well, 65 when state is corrupt, 78 when anything else is wrong.")]
 pub(crate) struct Doctor {
     /// Look at job files in this file or directory only, as `run` would.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub(crate) config: Option<PathBuf>,
     /// Look for crontabs, units and users below this directory instead of /.
     #[arg(long, value_name = "DIR")]

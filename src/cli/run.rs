@@ -3,7 +3,7 @@
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{
-    Args,
+    Args, ValueHint,
     builder::{PossibleValuesParser, TypedValueParser},
 };
 
@@ -33,7 +33,7 @@ pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) options: RunOptions,
     /// The command and its arguments.
-    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
+    #[arg(trailing_var_arg = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
     pub(crate) command: Vec<OsString>,
 }
 
@@ -132,7 +132,7 @@ pub(crate) struct RunOptions {
     pub(crate) log_limit: Option<u64>,
     /// Read job files from this file or directory only [default: `$TRIPLOCK_CONFIG`, else /etc/triplock/jobs.d and
     /// `$XDG_CONFIG_HOME/triplock/jobs.d` (~/.config/triplock/jobs.d)].
-    #[arg(long, value_name = "PATH", help_heading = "Lock and output")]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath, help_heading = "Lock and output")]
     pub(crate) config: Option<PathBuf>,
 }
 

@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use clap::{Args, value_parser};
+use clap::{Args, ValueHint, value_parser};
 
 use super::duration;
 use crate::job::settings;
@@ -14,6 +14,7 @@ Exit code: the filter's, 128+N if signal N ended it, 124 at the time limit (137 
 126/127 cannot be executed / not found, 125 triplock failed or refused; FILE is replaced only with 0.")]
 pub(crate) struct Update {
     /// A regular file with one name; a symbolic link is refused.
+    #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) file: PathBuf,
     /// FILE may be missing: then the filter reads nothing, and FILE is made.
     #[arg(long)]

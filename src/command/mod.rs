@@ -2,10 +2,12 @@
 
 mod asked;
 mod batch;
+mod completions;
 mod doctor;
 mod flock;
 mod history;
 mod logs;
+mod man;
 mod race;
 mod run;
 mod status;
@@ -29,6 +31,7 @@ use crate::{
     name::{Name, RequestId},
     output::{self, Failure, Output},
     state::{CommitMode, Store},
+    stderr::{self, Priority},
 };
 
 /// Parses the command line, does what it says, and gives the exit code.
@@ -72,6 +75,8 @@ pub fn main() -> u8 {
         Command::Cancel(cli::Cancel { trip, student, request }) => {
             trip::change(&output, &global, &trip, Change::Cancel { student }, request)
         }
+        Command::Completions(args) => completions::completions(args.shell).map_err(Into::into),
+        Command::Man(args) => man::man(&output, &args).map_err(Into::into),
         Command::Race(args) => race::race(&output, &args),
         Command::RaceStudent(args) => race::student(&args),
     };
@@ -113,7 +118,7 @@ fn store_in(output: &Output, state: StateDir) -> Store {
 }
 
 fn announce(trip: &Name, holder: Option<&Holder>) {
-    eprintln!("triplock: waiting for trip {trip}{}", hint(holder));
+    stderr::line(Priority::Info, format_args!("triplock: waiting for trip {trip}{}", hint(holder)));
 }
 
 /// What the lock file says; whoever locks it without triplock leaves no note, so it may speak of somebody else.

@@ -12,6 +12,7 @@ use crate::{
     },
     lock::Holder,
     output::{self, Failure, Output},
+    stderr::{self, Priority},
 };
 
 /// `run`: the command's own exit code, or ours.
@@ -46,7 +47,7 @@ fn attempt(output: &Output, global: &Global, args: &cli::Run) -> Result<Done> {
     let state = StateDir::open(&path, global.allow_network_fs)?;
     let announce = |lock: &str, holder: Option<&Holder>| {
         if output.announce_waits {
-            eprintln!("triplock: {}: waiting for {lock}{}", args.job, hint(holder));
+            stderr::line(Priority::Info, format_args!("triplock: {}: waiting for {lock}{}", args.job, hint(holder)));
         }
     };
     job::Run { state: &state, job: &args.job, command: &command, options: &options, announce: &announce }.run()
@@ -70,7 +71,12 @@ fn tell(output: &Output, args: &cli::Run, done: &Done) {
     details.insert("job".to_owned(), job.as_str().into());
     details.insert("holder".to_owned(), serde_json::to_value(&done.holder).unwrap_or_default());
     let message = format!("{job}: {word}{why}");
-    output.failure(&Failure { error: done.outcome.word(), message, exit_code: done.code, details });
+    let priority = match done.code {
+        _ if done.outcome.is_failure() => Priority::Error,
+        0 => Priority::Info,
+        _ => Priority::Warning,
+    };
+    output.failure_of(priority, &Failure { error: done.outcome.word(), message, exit_code: done.code, details });
 }
 
 /// `stop`.

@@ -14,10 +14,13 @@ use super::{
 use crate::{
     cli,
     clock::{Clock as _, SystemClock},
-    dir::{FileId, StateDir},
+    dir::{Environment, FileId, StateDir},
     error::Error,
     exit::ExitCode,
-    job::{Counts, JobFiles, Last, Look, Outcome, Presence, Request, RunId, Running, Slot, Totals, optional_time},
+    job::{
+        Counts, JobFiles, Last, Look, Outcome, Presence, Request, RunId, Running, Slot, Totals, definition::Sources,
+        optional_time,
+    },
     lock::Fence,
     name::Name,
     output::{Output, report},
@@ -84,26 +87,21 @@ pub(super) fn status(output: &Output, global: &cli::Global, name: Option<&Name>)
     let state = StateDir::open_existing(&path, global.allow_network_fs)?;
     let mut code = ExitCode::Success;
     let mut broken = |e: Error| code = report(output, &anyhow::Error::from(e), || None);
-    let Some(state) = state else {
-        return match name {
-            Some(name) => Err(no_such_job(name, &[]).into()),
-            None => {
-                output.message(&format!("no jobs and no trips in {}", path.display()));
-                Ok(code)
-            }
-        };
-    };
-    let trip_locks = state.subdirectory("trips")?;
-    let mut wanted = match JobFiles::directory(&state)? {
+    let trip_locks = state.as_ref().map(|state| state.subdirectory("trips")).transpose()?.flatten();
+    let mut wanted = match state.as_ref().map(JobFiles::directory).transpose()?.flatten() {
         Some(dir) => JobFiles::all(&dir)?,
         None => Vec::new(),
     };
-    let known: Vec<_> = wanted.iter().map(|(files, _)| files.job.clone()).collect();
-    wanted.retain(|(files, _)| name.is_none_or(|name| files.job == *name));
-    let store = store_in(output, state);
-    let trips = match name {
-        None => store.list()?,
-        Some(name) => match store.show(name) {
+    let mut known: Vec<_> = wanted.iter().map(|(files, _)| files.job.clone()).collect();
+    let is_wanted = |job: &Name| name.is_none_or(|name| job == name);
+    wanted.retain(|(files, _)| is_wanted(&files.job));
+    let never_run: Vec<_> = defined().into_iter().filter(|job| !known.contains(job)).collect();
+    known.extend(never_run.iter().cloned());
+    let store = state.map(|state| store_in(output, state));
+    let trips = match (&store, name) {
+        (None, _) => Vec::new(),
+        (Some(store), None) => store.list()?,
+        (Some(store), Some(name)) => match store.show(name) {
             Err(Error::NoSuchTrip(_)) => Vec::new(),
             view => vec![view],
         },
@@ -122,6 +120,9 @@ pub(super) fn status(output: &Output, global: &cli::Global, name: Option<&Name>)
         let (totals, slots) = look.slots(&files, totals, &slots)?;
         jobs.push(JobStatus::new(files.job, totals, slots));
     }
+    let never_run = never_run.into_iter().filter(is_wanted);
+    jobs.extend(never_run.map(|job| JobStatus::new(job, Totals::default(), Vec::new())));
+    jobs.sort_by(|one, other| one.job.cmp(&other.job));
     let mut shown = Vec::new();
     for view in trips {
         match view {
@@ -144,6 +145,13 @@ pub(super) fn status(output: &Output, global: &cli::Global, name: Option<&Name>)
     let mut to = io::BufWriter::new(io::stdout().lock());
     let printed = print(output, &mut to, &jobs, &shown);
     Ok(written(printed.and_then(|()| to.flush()), code)?)
+}
+
+/// The jobs that files define. (What is wrong with a file is `doctor`'s to say.)
+fn defined() -> Vec<Name> {
+    let sources = Sources::new(None, &Environment::current());
+    let definitions = sources.map(|sources| sources.all().definitions).unwrap_or_default();
+    definitions.into_iter().map(|definition| definition.name).collect()
 }
 
 fn print(output: &Output, to: &mut impl io::Write, jobs: &[JobStatus], trips: &[TripStatus]) -> io::Result<()> {
@@ -271,7 +279,7 @@ fn job_rows(jobs: &[JobStatus]) -> Table<10> {
             "idle".into(),
             Cell::default(),
             Cell::default(),
-            job.latest().map(|last| painted(last.outcome)).unwrap_or_default(),
+            job.latest().map_or_else(|| "never run".into(), |last| painted(last.outcome)),
             job.latest().map(ago).unwrap_or_default().into(),
             job.runs().to_string().into(),
             job.failures().to_string().into(),

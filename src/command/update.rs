@@ -8,6 +8,7 @@ use crate::{
     exit::ExitCode,
     lock::{Holder, Wait},
     output::{self, Failure, Output},
+    stderr::{self, Priority},
     update::{FilterEnd, Update, Updated},
 };
 
@@ -23,7 +24,7 @@ pub(super) fn update(output: &Output, global: &Global, args: cli::Update) -> u8 
     let update = Update { file, filter, create, wait, time_limit, kill_after };
     let announce = |holder: Option<&Holder>| {
         if output.announce_waits {
-            eprintln!("triplock: waiting for {shown}{}", hint(holder));
+            stderr::line(Priority::Info, format_args!("triplock: waiting for {shown}{}", hint(holder)));
         }
     };
     let say = |error: &str, exit_code: u8, message: String, holder: Option<Option<&Holder>>| {

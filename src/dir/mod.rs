@@ -11,6 +11,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 use rustix::{
@@ -114,7 +115,7 @@ impl Dir {
             if let Some(found) = self.open(name, Access::ReadWrite)? {
                 return Ok(found);
             }
-            match self.at(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL) {
+            match self.made(|| self.at(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)) {
                 Ok(file) => return self.regular(name, file),
                 Err(Errno::EXIST) => {}
                 Err(errno) => {
@@ -128,7 +129,7 @@ impl Dir {
     /// the lock that guards the name.
     pub(crate) fn create_fresh(&self, name: &str) -> Result<File> {
         for _ in 0..2 {
-            match self.at(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL) {
+            match self.made(|| self.at(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)) {
                 Ok(file) => return self.regular(name, file).map(|(file, _)| file),
                 Err(Errno::EXIST) => self.unlink(name)?,
                 Err(errno) => {
@@ -144,7 +145,7 @@ impl Dir {
     /// Its descriptor is for others to write to, so it has none of the flags that only an unknown file needs.
     pub(crate) fn create_to_append(&self, name: &str) -> Result<Option<File>> {
         let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        match rustix::fs::openat(&self.fd, name, flags, self.file_mode).map(File::from) {
+        match self.made(|| rustix::fs::openat(&self.fd, name, flags, self.file_mode)).map(File::from) {
             Ok(file) if self.is_shared() => self.regular(name, file).map(|(file, _)| Some(file)),
             Ok(file) => Ok(Some(file)),
             Err(Errno::EXIST) => Ok(None),
@@ -179,12 +180,29 @@ impl Dir {
             return Ok(dir);
         }
         let path = self.path_of(name);
-        match rustix::fs::mkdirat(&self.fd, name, if self.is_shared() { SHARED } else { Mode::RWXU }) {
+        let mode = if self.is_shared() { SHARED } else { Mode::RWXU };
+        match self.made(|| rustix::fs::mkdirat(&self.fd, name, mode)) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(Error::cannot_create(path, errno)),
         }
         self.sync()?;
         self.subdirectory(name)?.ok_or_else(|| Error::cannot_create(path, io::ErrorKind::NotFound))
+    }
+
+    /// Makes something here, with its mode in one step with its name: between the two another user of the group would
+    /// find it and be refused.
+    ///
+    /// The umask is the whole process's, and the one of a job's command, so it is taken away for that moment only.
+    fn made<T>(&self, make: impl FnOnce() -> T) -> T {
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        if !self.is_shared() {
+            return make();
+        }
+        let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = rustix::process::umask(Mode::empty());
+        let done = make();
+        rustix::process::umask(before);
+        done
     }
 
     /// Whether a group shares the directory: then the umask must not take the group's bits away.

@@ -1,10 +1,8 @@
 //! What flock(1) says when it fails, word for word: scripts and people compare.
 
-use std::{
-    ffi::OsStr,
-    io::{self, Write as _},
-    os::unix::ffi::OsStrExt as _,
-};
+use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt as _};
+
+use crate::stderr::{self, Priority};
 
 /// What this program calls itself.
 #[derive(Debug, Clone, Copy)]
@@ -28,7 +26,7 @@ impl<'a> Called<'a> {
 
     /// A line on stderr.
     pub(super) fn warn(self, message: &[u8]) {
-        print(&[self.short(), b": ", message, b"\n"].concat());
+        stderr::lines(Priority::Warning, &[self.short(), b": ", message, b"\n"].concat());
     }
 
     /// Says why it fails, and gives the exit code.
@@ -41,15 +39,9 @@ impl<'a> Called<'a> {
         if failure.hint {
             text.extend([b"Try '", self.short(), b" --help' for more information.\n"].concat());
         }
-        print(&text);
+        stderr::lines(Priority::Error, &text);
         failure.code
     }
-}
-
-/// In one write, so that the lines of many processes into one file stay whole.
-fn print(text: &[u8]) {
-    // A message that nobody can read is no reason to do anything else.
-    let _ = io::stderr().write_all(text);
 }
 
 /// Why it fails.

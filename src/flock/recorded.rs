@@ -14,10 +14,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use rustix::{
-    fs::Mode,
-    process::{Pid, test_kill_process, umask},
-};
+use rustix::process::{Pid, test_kill_process};
 
 use super::{
     arguments::{Operation, Record, Target},
@@ -49,9 +46,6 @@ pub(super) struct Ledger {
     /// What the file itself says of its holder.
     note: Option<Holder>,
     exclusive: bool,
-    /// The state directory is a group's: files there get their modes from their makers, not from the umask, which is
-    /// the command's.
-    shared: bool,
 }
 
 impl Ledger {
@@ -88,7 +82,6 @@ impl Ledger {
             file: (metadata.dev(), metadata.ino()),
             note: if metadata.is_file() { holder_in(opened) } else { None },
             exclusive: operation == Operation::Exclusive,
-            shared: state.is_shared(),
         })
     }
 
@@ -173,20 +166,11 @@ impl Ledger {
     }
 
     fn append(&self, decide: impl FnOnce(&Totals) -> Vec<Event>) -> Result<Appended, Failure> {
-        self.with_modes(|ledger| ledger.append(decide))
+        self.ledger.append(decide).map_err(|e| failure(&e))
     }
 
     fn append_start(&self, decide: impl FnOnce(&Totals, &Fences) -> Vec<Event>) -> Result<Appended, Failure> {
-        self.with_modes(|ledger| ledger.append_start(&self.place.boot, decide))
-    }
-
-    fn with_modes(&self, append: impl FnOnce(&JobLedger) -> Result<Appended>) -> Result<Appended, Failure> {
-        let before = self.shared.then(|| umask(Mode::empty()));
-        let appended = append(&self.ledger);
-        if let Some(before) = before {
-            umask(before);
-        }
-        appended.map_err(|e| failure(&e))
+        self.ledger.append_start(&self.place.boot, decide).map_err(|e| failure(&e))
     }
 }
 

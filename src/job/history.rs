@@ -60,6 +60,9 @@ pub(crate) struct RunView {
     pub(crate) host: String,
     /// The triplock process.
     pub(crate) pid: u32,
+    /// Which start of a unit it belonged to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) invocation_id: Option<String>,
     pub(crate) command: Option<String>,
     pub(crate) reason: Option<String>,
     /// Of a non-run: who held the lock, and since when.
@@ -108,6 +111,7 @@ impl RunView {
             slot: None,
             host: String::new(),
             pid: 0,
+            invocation_id: None,
             command: None,
             reason: None,
             holder: None,
@@ -142,7 +146,7 @@ impl RunView {
         match entry.event {
             Event::Started(started) => {
                 self.start.get_or_insert(entry.time);
-                (self.host, self.pid) = (entry.host, entry.pid);
+                (self.host, self.pid, self.invocation_id) = (entry.host, entry.pid, entry.invocation_id);
                 self.begin(entry.time, started);
             }
             Event::Ended(ended) => {
@@ -152,7 +156,7 @@ impl RunView {
                 self.finish(entry.time, ended);
             }
             Event::NotRun(not_run) => {
-                (self.host, self.pid) = (entry.host, entry.pid);
+                (self.host, self.pid, self.invocation_id) = (entry.host, entry.pid, entry.invocation_id);
                 self.state = RunState::NotRun;
                 self.outcome = Some(not_run.outcome);
                 self.end = Some(entry.time);

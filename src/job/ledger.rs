@@ -212,7 +212,11 @@ impl JobLedger {
         if !open.at_line_start {
             lines.push(b'\n');
         }
-        let stamp = |event| Entry { time, host: self.identity.host().to_owned(), pid: self.identity.pid(), event };
+        let stamp = |event| {
+            let is_first = matches!(event, Event::Started(_) | Event::NotRun(_));
+            let invocation_id = self.identity.invocation_id().filter(|_| is_first).map(str::to_owned);
+            Entry { time, host: self.identity.host().to_owned(), pid: self.identity.pid(), invocation_id, event }
+        };
         let entries: Vec<_> = events.into_iter().map(stamp).collect();
         for entry in &entries {
             totals = totals.after(entry);

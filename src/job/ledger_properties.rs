@@ -319,7 +319,7 @@ fn an_append_within_an_append_is_refused_not_waited_for() {
 
 #[test]
 fn the_remains_of_a_run_tell_what_is_known() {
-    let at = |event| Entry { time: SystemClock.now(), host: "h".to_owned(), pid: 1, event };
+    let at = |event| Entry { time: SystemClock.now(), host: "h".to_owned(), pid: 1, invocation_id: None, event };
     let start = Totals::default().after(&at(Event::Started(started(RunId(1), 2))));
     assert_eq!(remains(&start, 1, "b"), None);
     let lost = remains(&start, 2, "b").unwrap();

@@ -108,6 +108,10 @@ pub struct Entry {
     pub host: String,
     /// The triplock process that wrote it.
     pub pid: u32,
+    /// `$INVOCATION_ID` of that process: `journalctl _SYSTEMD_INVOCATION_ID=…` shows what the unit printed. Only of the
+    /// first line of an attempt or a non-run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invocation_id: Option<String>,
     /// What happened.
     #[serde(flatten)]
     pub event: Event,

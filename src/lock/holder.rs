@@ -22,17 +22,19 @@ pub struct Identity {
     pid: u32,
     host: String,
     command: String,
+    invocation_id: Option<String>,
 }
 
 impl Identity {
     /// This process and its command line.
     pub fn current() -> Self {
+        let invocation_id = std::env::var("INVOCATION_ID").ok().filter(|id| is_id(id));
         let command = shortened(std::env::args_os());
         let mut host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         while host.len() > 64 {
             host.pop();
         }
-        Self { pid: std::process::id(), host, command }
+        Self { pid: std::process::id(), host, command, invocation_id }
     }
 
     /// Node name of the machine.
@@ -44,6 +46,16 @@ impl Identity {
     pub(crate) fn pid(&self) -> u32 {
         self.pid
     }
+
+    /// By which start of a unit the service manager began what this process belongs to; `None` outside of units.
+    pub(crate) fn invocation_id(&self) -> Option<&str> {
+        self.invocation_id.as_deref()
+    }
+}
+
+/// Whether it can be an id that a service manager gave; anybody can set the variable.
+fn is_id(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// A command line in at most 160 bytes, without control characters.

@@ -48,8 +48,10 @@ impl Sandbox {
     pub(crate) fn job_ledger(&self, job: &str) -> Vec<Value> {
         let path = self.jobs(&format!("{job}.jsonl"));
         let Ok(ledger) = fs::read_to_string(&path) else { return Vec::new() };
+        // Without its newline it is being written at this moment.
+        let whole = ledger.rfind('\n').map_or("", |end| &ledger[..end]);
         let line = |line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{}: {e}: {line}", path.display()));
-        ledger.lines().map(line).collect()
+        whole.lines().map(line).collect()
     }
 
     /// Its lines of that event.

@@ -101,6 +101,25 @@ fn a_job_of_a_file_is_run_by_its_name() {
 }
 
 #[test]
+fn a_job_that_never_ran_is_shown_all_the_same() {
+    let user = User::new().with("jobs.d/a.toml", "[jobs.b]\ncommand = ['true']\n[jobs.a]\ncommand = ['true']\n");
+    let shown = |user: &User, args: &[&str]| {
+        let finished = user.triplock(args).run();
+        finished.exits(0);
+        let jobs = lines(&finished).into_iter();
+        jobs.map(|job| format!("{} {} {}", job["job"], job["state"], job["last"]["outcome"])).collect::<Vec<_>>()
+    };
+    let never = ["\"a\" \"idle\" null", "\"b\" \"idle\" null"];
+    assert_eq!(shown(&user, &["status"]), never, "without a state directory");
+    user.triplock(&["run", "b"]).run().exits(0);
+    assert_eq!(shown(&user, &["status"]), [never[0], "\"b\" \"idle\" \"succeeded\""]);
+    assert_eq!(shown(&user, &["status", "a"]), never[..1]);
+    let table = user.triplock(&["status", "a"]).in_text().run();
+    assert!(table.stdout.contains("never run"), "{table:?}");
+    user.triplock(&["status", "c"]).fails(66);
+}
+
+#[test]
 fn what_the_file_says_counts_unless_the_command_line_says_otherwise() {
     let user =
         User::new().with("jobs.d/a.toml", "[jobs.slow]\ncommand = ['sleep', '30']\ntime_limit = 0.1\nkill_after = 5\n");

@@ -45,7 +45,7 @@ impl Script {
     }
 
     fn write(mut self, event: Event) -> Self {
-        let entry = Entry { time: self.now, host: "testhost".to_owned(), pid: self.pid, event };
+        let entry = Entry { time: self.now, host: "testhost".to_owned(), pid: self.pid, invocation_id: None, event };
         self.totals = self.totals.after(&entry);
         let mut line = serde_json::to_value(&entry).expect("plain data");
         line["totals"] = serde_json::to_value(&self.totals).expect("plain data");

@@ -122,17 +122,9 @@ impl Sandbox {
 
     /// A triplock command that answers in JSON.
     pub(crate) fn triplock<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Invocation {
-        let mut invocation = Invocation {
-            program: self.program.clone().into(),
-            before: Vec::new(),
-            args: vec!["--json".into(), "--state-dir".into(), self.state.clone().into()],
-            one_lock: self.protocol == Protocol::OneLock,
-            directory: None,
-            stdin: None,
-            stdout: None,
-        };
-        invocation.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
-        invocation
+        let triplock = Invocation::of(&self.program).arg("--json").arg("--state-dir").arg(&self.state);
+        let invocation = args.into_iter().fold(triplock, Invocation::arg);
+        Invocation { one_lock: self.protocol == Protocol::OneLock, ..invocation }
     }
 
     pub(crate) fn state_dir(&self) -> &Path {
@@ -220,6 +212,19 @@ pub(crate) struct Invocation {
 }
 
 impl Invocation {
+    /// Any program, which gets nothing but what it is given.
+    pub(crate) fn of(program: impl Into<OsString>) -> Self {
+        Self {
+            program: program.into(),
+            before: Vec::new(),
+            args: Vec::new(),
+            one_lock: false,
+            directory: None,
+            stdin: None,
+            stdout: None,
+        }
+    }
+
     pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.args.push(arg.as_ref().to_owned());
         self

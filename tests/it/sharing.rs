@@ -62,3 +62,41 @@ fn members_of_the_group_share_locks_and_state_and_outsiders_are_refused() {
     assert!(refused["message"].as_str().unwrap().contains("join its group"), "{refused}");
     sandbox.show("1").shows_seats_left(81);
 }
+
+#[test]
+fn members_that_make_a_job_s_files_at_once_never_refuse_each_other() {
+    let test = "sharing::members_that_make_a_job_s_files_at_once_never_refuse_each_other";
+    if !machine::is_root() {
+        return machine::skip(test, "needs root, to be several users");
+    }
+    if !machine::has(test, &["setpriv", "flock"]) {
+        return;
+    }
+    for umask in ["022", "077"].repeat(8) {
+        // A directory that nothing is in yet.
+        let (sandbox, state) = shared();
+        let gate = sandbox.gate();
+        fs::set_permissions(gate.path(), fs::Permissions::from_mode(0o666)).unwrap();
+        let racing: Vec<_> = (0..4)
+            .map(|n| {
+                let with_umask = ["sh", "-c", &format!("umask {umask}; exec \"$0\" \"$@\"")].map(str::to_owned);
+                let who = user(4001 + n, GROUP).into_iter().chain(with_umask);
+                sandbox
+                    .triplock(["run", "new", "-w", "60", "--output", "capture", "--", "sh", "-c", "umask"])
+                    .for_people()
+                    .under(who)
+                    .through(&gate)
+                    .start()
+            })
+            .collect();
+        gate.open_for(racing.len());
+        for run in racing {
+            run.finish().exits(0);
+        }
+        // The command has the umask that it would have had without us.
+        let logs = fs::read_dir(state.join("jobs/new.logs")).unwrap().map(|log| log.unwrap().path());
+        for log in logs {
+            assert_eq!(fs::read_to_string(log).unwrap().trim(), format!("0{umask}"));
+        }
+    }
+}
