@@ -1,5 +1,6 @@
 //! What a command line that `doctor` finds in a crontab or unit asks for.
 
+use super::wrong;
 use crate::{
     cli::{self, Cli, Command},
     doctor::{Asked, Subject},
@@ -12,11 +13,12 @@ pub(super) fn asked(words: &[String]) -> Result<Asked, String> {
     if program == Some("flock") {
         return Ok(of_flock(words.get(1..).unwrap_or_default(), None));
     }
-    let Cli { global, command } = Cli::of(words).map_err(|error| {
-        let text = error.render().to_string();
-        let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
-        line.trim_start_matches("error: ").to_owned()
-    })?;
+    let Cli { global, command } = match Cli::of(words) {
+        Ok(cli) => cli,
+        // Help and version.
+        Err(error) if !error.use_stderr() => return Ok(Asked::default()),
+        Err(error) => return Err(wrong(&error, &error.render().to_string())),
+    };
     let subject = match command {
         Command::Run(run) => {
             Subject::Run { job: run.job, has_command: !run.command.is_empty(), config: run.options.config }
