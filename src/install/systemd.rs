@@ -93,16 +93,16 @@ pub(super) fn drop_ins(ground: &Ground, times: &Times) -> Result<Vec<Unit>> {
         }
         _ => {}
     }
-    let mut timer = "[Timer]\n# Those of the template, or of an earlier file, do not count.\nOnCalendar=\n".to_owned();
+    let mut when = "[Timer]\n# Those of the template, or of an earlier file, do not count.\nOnCalendar=\n".to_owned();
     for expression in &times.expressions {
-        timer.push_str(&format!("OnCalendar={}\n", expression.replace('%', "%%")));
+        when.push_str(&format!("OnCalendar={}\n", expression.replace('%', "%%")));
     }
     let hardened = ground.is_hardened.then(|| substituted(ground, HARDENED)).transpose()?;
     let failure = pinned(ground, FAILURE, false)?;
     let job = &definition.name;
     let owner = format!("job {job}");
     let hint = format!("change the job file and install again; `triplock uninstall systemd {job}` removes this file");
-    let texts = [Some(service), hardened, Some(timer), Some(failure)];
+    let texts = [Some(service), hardened, Some(when), Some(failure)];
     let unit = |(path, text): (PathBuf, Option<String>)| Unit {
         path,
         owner: owner.clone(),

@@ -123,7 +123,7 @@ impl Sources {
     ///
     /// # Errors
     /// `BadConfiguration` when a file that defines it has a mistake or none can be read, `NoSuchJob` when none does.
-    pub(crate) fn definition(&self, job: &Name) -> Result<Definition> {
+    pub(crate) fn required(&self, job: &Name) -> Result<Definition> {
         let found = self.find(job)?;
         found.definition.ok_or_else(|| self.nothing(job, found.unreadable, || format!("define [jobs.{job}] in {self}")))
     }
@@ -153,7 +153,7 @@ impl Sources {
     fn find(&self, job: &Name) -> Result<Found> {
         let mut found = Found::default();
         let mut result = Ok(());
-        self.visit(|path, text| {
+        self.visit(me(), |path, text| {
             let text = match text {
                 Ok(text) => text,
                 Err(problem) => {
@@ -189,8 +189,13 @@ impl Sources {
 
     /// Every definition, and everything that is wrong.
     pub(crate) fn all(&self) -> All {
+        self.all_for(me())
+    }
+
+    /// The same as that user's triplock would see it.
+    pub(crate) fn all_for(&self, user: u32) -> All {
         let mut all = All::default();
-        self.visit(|path, text| {
+        self.visit(user, |path, text| {
             let text = match text {
                 Ok(text) => text,
                 Err(problem) => return all.problems.push(problem),
@@ -224,6 +229,10 @@ struct Found {
     definition: Option<Definition>,
     /// A file or directory that might define the job as well.
     unreadable: Option<Problem>,
+}
+
+fn me() -> u32 {
+    rustix::process::geteuid().as_raw()
 }
 
 fn twice(first: &Definition, second: &Definition) -> Problem {
