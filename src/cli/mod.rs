@@ -1,8 +1,10 @@
 //! The command line: what can be said, and nothing of what it does.
 
+mod check;
 mod completions;
 mod flock;
 mod history;
+mod install;
 mod logs;
 mod man;
 mod plain;
@@ -17,9 +19,11 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 
+pub(crate) use check::Check;
 pub(crate) use completions::{Completions, Shell};
 pub(crate) use flock::Flock;
 pub(crate) use history::History;
+pub(crate) use install::{Install, Scheduler, Scope as InstallScope, Uninstall};
 pub(crate) use logs::Logs;
 pub(crate) use man::Man;
 pub(crate) use run::{Run, Stop};
@@ -139,10 +143,16 @@ pub(crate) enum Command {
     History(History),
     /// Print what a run of a job printed.
     Logs(Logs),
+    /// Whether jobs are well, for a monitoring system: late, failing, running too long; takes no lock.
+    Check(Check),
     /// Update a file by a command that reads the old content and prints the new one.
     Update(Update),
     /// flock(1), with its options: take the lock of a file, run a command, let it go.
     Flock(Flock),
+    /// Have systemd or cron start a job at the times that its job file gives; show the next five.
+    Install(Install),
+    /// Have it started no more: remove what `install` wrote.
+    Uninstall(Uninstall),
     /// Look for what is wrong with configuration, job files and state, and for what keeps shell, cron and systemd from
     /// meeting at the same lock; change nothing.
     Doctor(Doctor),

@@ -28,6 +28,8 @@ pub struct Environment {
     pub xdg_config_home: Option<OsString>,
     /// `$TRIPLOCK_CONFIG`
     pub config: Option<OsString>,
+    /// `$XDG_RUNTIME_DIR`
+    pub xdg_runtime_dir: Option<OsString>,
     /// `$HOME`
     pub home: Option<OsString>,
     /// The directory of the machine's configuration, `/etc/triplock`; `None` reads none.
@@ -43,6 +45,7 @@ impl Environment {
             xdg_state_home: var("XDG_STATE_HOME"),
             xdg_config_home: var("XDG_CONFIG_HOME"),
             config: var("TRIPLOCK_CONFIG"),
+            xdg_runtime_dir: var("XDG_RUNTIME_DIR"),
             home: var("HOME"),
             machine_config: Some(PathBuf::from("/etc/triplock")),
         }

@@ -137,6 +137,7 @@ impl Start {
         Environment {
             state_dir: var("TRIPLOCK_STATE_DIR"),
             xdg_state_home: var("XDG_STATE_HOME"),
+            xdg_runtime_dir: var("XDG_RUNTIME_DIR"),
             xdg_config_home: config_home.map(|path| if path.is_absolute() { machine.at(path) } else { path }.into()),
             config: self.get("TRIPLOCK_CONFIG").map(|path| machine.at(path).into()),
             home: var("HOME"),
