@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::{
     machine,
+    mount::SmallDisk,
     sandbox::{Finished, Invocation, Sandbox, eventually},
 };
 
@@ -772,6 +773,56 @@ fn a_shared_directory_that_a_member_cannot_write_is_named() {
     let problem = tree.has("wrong_owner", &["jobs/j.lock is not open to the group that shares", "chgrp -R 60124"]);
     assert_eq!(problem["files"], 1);
     mode(&lock, 0o660);
+    tree.is_well();
+}
+
+#[test]
+fn files_that_this_user_cannot_write_are_named() {
+    let test = "doctor::files_that_this_user_cannot_write_are_named";
+    if !machine::is_root() {
+        return machine::skip(test, "needs root, to be somebody else");
+    }
+    if !machine::has(test, &["setpriv"]) {
+        return;
+    }
+    let sandbox = Sandbox::new().for_all_users();
+    let state = sandbox.state_dir().to_owned();
+    fs::create_dir(&state).unwrap();
+    std::os::unix::fs::chown(&state, Some(60123), Some(60123)).unwrap();
+    mode(&state, 0o700);
+    let bob = ["setpriv", "--reuid=60123", "--regid=60123", "--clear-groups", "env", "HOME=/none/such"];
+    sandbox.run("j", &[], &["true"]).in_directory("/").under(bob).exits(0);
+    let doctor = || {
+        let root = sandbox.path("none");
+        let doctor = sandbox.triplock(["doctor", "--root", root.to_str().unwrap()]);
+        Found::of(doctor.in_directory("/").under(bob).run())
+    };
+    let found = doctor();
+    assert!(found.problems.is_empty() && found.notes.is_empty(), "{found:#?}");
+    std::os::unix::fs::chown(sandbox.jobs("j.lock"), Some(0), None).unwrap();
+    let found = doctor();
+    let first = &found.problems[0];
+    assert_eq!((&first["problem"], &first["files"]), (&"not_writable".into(), &1.into()), "{found:#?}");
+    let message = first["message"].as_str().unwrap();
+    assert!(message.contains("jobs/j.lock is not writable for user 60123"), "{message}");
+}
+
+#[test]
+fn a_disk_that_is_nearly_full_is_named() {
+    let test = "doctor::a_disk_that_is_nearly_full_is_named";
+    if !machine::may_mount(test) {
+        return;
+    }
+    for (options, of) in [("size=1m,mode=700", "bytes"), ("size=64m,nr_inodes=20,mode=700", "inodes")] {
+        let disk = SmallDisk::new(options);
+        let mut tree = Tree::new();
+        tree.sandbox = tree.sandbox.with_state(disk.point());
+        let problem = tree.has("no_room", &["no run starts that cannot be recorded: free some, or lower keep_runs"]);
+        assert_eq!(problem["of"], of);
+    }
+    let disk = SmallDisk::new("size=64m,mode=700");
+    let mut tree = Tree::new();
+    tree.sandbox = tree.sandbox.with_state(disk.point());
     tree.is_well();
 }
 
