@@ -26,6 +26,7 @@ pub(super) fn asked(words: &[String]) -> Result<Asked, String> {
         Command::Stop(stop) => Subject::Job(stop.job),
         Command::Logs(logs) => Subject::Job(logs.job),
         Command::History(history) => history.job.map_or(Subject::Nothing, Subject::Job),
+        Command::Check(cli::Check { job: Some(job), .. }) => Subject::Job(job),
         Command::Update(update) => Subject::Update(update.file),
         Command::Book(book) => Subject::Trip(book.trip),
         Command::Cancel(cancel) => Subject::Trip(cancel.trip),

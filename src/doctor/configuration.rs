@@ -10,6 +10,7 @@ use super::{
 use crate::{
     config::{self, Places},
     job::definition::{Definition, Sources},
+    schedule,
 };
 
 pub(super) fn examine(machine: &Machine, config: Option<&Path>, findings: &mut Findings) {
@@ -23,6 +24,7 @@ pub(super) fn examine(machine: &Machine, config: Option<&Path>, findings: &mut F
     findings.looked_at.job_files = all.files;
     findings.looked_at.defined_jobs = all.definitions.len();
     for definition in &all.definitions {
+        findings.problems.extend(schedule::mistakes(definition).into_iter().map(Into::into));
         user(machine, definition, findings);
         program(definition, findings);
     }
@@ -47,7 +49,7 @@ fn user(machine: &Machine, definition: &Definition, findings: &mut Findings) {
 /// A note only: this shell's PATH is not the scheduler's, and a program may come later.
 fn program(definition: &Definition, findings: &mut Findings) {
     let Some(program) = first_program(definition) else { return };
-    let path = std::env::var("PATH").unwrap_or_default();
+    let path = std::env::var_os("PATH").unwrap_or_default();
     let Definition { name, path: file, line, .. } = definition;
     if !super::machine::finds_here(&program, &path) {
         let place = format!("{}: line {line}: job {name}", file.display());

@@ -16,6 +16,9 @@ use crate::{
 /// has the lock. What is still so after this is so.
 const MOMENT: Duration = Duration::from_millis(300);
 
+/// So often a lock that is not seen is looked for again.
+const LOOKS: u32 = 5;
+
 pub(super) fn examine(files: &JobFiles, slots: &[u32], findings: &mut Findings) {
     let Some(first) = findings.keep(leftovers(files, slots)).filter(|found| !found.is_empty()) else { return };
     sleep(MOMENT);
@@ -29,9 +32,16 @@ pub(super) fn examine(files: &JobFiles, slots: &[u32], findings: &mut Findings) 
 }
 
 fn leftovers(files: &JobFiles, slots: &[u32]) -> Result<Vec<Slot>> {
-    let totals = files.totals()?.unwrap_or_default();
-    let (_, slots) = Look::now()?.slots(files, totals, slots)?;
-    Ok(slots.into_iter().filter(|slot| keepers(slot).is_some()).collect())
+    // The kernel lists locks in pieces, between which the list changes: one look may miss a lock that is held all the time.
+    for _ in 0..LOOKS {
+        let totals = files.totals()?.unwrap_or_default();
+        let (_, mut found) = Look::now()?.slots(files, totals, slots)?;
+        found.retain(|slot| keepers(slot).is_some());
+        if !found.is_empty() {
+            return Ok(found);
+        }
+    }
+    Ok(Vec::new())
 }
 
 /// Who keeps the lock of a slot whose run is over, or has lost its wrapper.

@@ -153,8 +153,14 @@ impl Machine {
 }
 
 /// Whether this process would find that program.
-pub(super) fn finds_here(program: &str, path: &str) -> bool {
-    Machine::new(None, &Environment::default()).finds(program, path)
+pub(super) fn finds_here(program: &str, path: &OsStr) -> bool {
+    let is_program = |path: &Path| {
+        std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    };
+    if program.contains('/') {
+        return is_program(Path::new(program));
+    }
+    std::env::split_paths(path).any(|directory| is_program(&directory.join(program)))
 }
 
 fn users(passwd: &str) -> Vec<User> {

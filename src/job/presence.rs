@@ -8,7 +8,10 @@ use super::{JobFiles, Place, Running, Totals};
 use crate::{
     dir::FileId,
     error::{Error, Result},
-    process::locks::{self, Keeper, LockTable},
+    process::{
+        self,
+        locks::{self, Keeper, LockTable},
+    },
 };
 
 /// What is in one of a job's slots.
@@ -113,7 +116,9 @@ impl Look {
             return Ok(Presence::Unknown(running()));
         }
         // Where this user may not look, the kernel's word for who took it has to do.
-        let took_it = || self.table.takers(file).contains(&running().pid);
+        // (Nobody may look into a zombie, and it keeps nothing.)
+        let may_live = || process::info(running().pid).is_none_or(|info| info.is_alive());
+        let took_it = || self.table.takers(file).contains(&running().pid) && may_live();
         if locks::keeps(running().pid, file).unwrap_or_else(|_| took_it()) {
             return Ok(Presence::Running(running()));
         }

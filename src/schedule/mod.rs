@@ -169,6 +169,19 @@ impl Times {
     }
 }
 
+/// What is wrong with the times that a job file gives. What systemd alone can judge is not judged where its tool is missing.
+pub(crate) fn mistakes(definition: &Definition) -> Vec<Error> {
+    let cron = definition.schedule.cron.iter().filter_map(|placed| {
+        let why = placed.text.parse::<Crontab>().err()?;
+        Some(bad(definition, placed, "cron", &why))
+    });
+    let calendar = definition.schedule.on_calendar.iter().filter_map(|placed| match Calendar::judge(&placed.text) {
+        Err(Fault::Refused(why)) => Some(bad(definition, placed, "on_calendar", &why)),
+        _ => None,
+    });
+    cron.chain(calendar).collect()
+}
+
 fn change(
     transition: &Transition,
     placed: &Placed,

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::{
     machine,
+    mount::SmallDisk,
     sandbox::{Finished, Invocation, Sandbox, eventually},
 };
 
@@ -161,8 +162,19 @@ fn an_empty_machine_is_well() {
     assert_eq!((found.notes.len(), &found.looked_at["scheduled"]), (0, &Value::from(0)));
 }
 
+/// Files of the machine are root's, or nobody else trusts them.
+fn may_be_the_machine(test: &str) -> bool {
+    if !machine::is_root() {
+        machine::skip(test, "needs root: the machine's files must be root's");
+    }
+    machine::is_root()
+}
+
 #[test]
 fn a_healthy_machine_is_well_without_a_word() {
+    if !may_be_the_machine("doctor::a_healthy_machine_is_well_without_a_word") {
+        return;
+    }
     let tree = Tree::new()
         .job("[jobs.nightly]\ncommand = ['dump']\n[jobs.other]\ncommand = 'cd / && dump'\n")
         .program("/usr/bin/dump")
@@ -250,13 +262,14 @@ fn each_way_to_choose_a_state_directory_is_understood() {
         assert_eq!(problem["places"][1]["state_dir"], dir, "{settings}");
     }
     // A machine's and a user's config.toml.
+    if !may_be_the_machine("doctor::each_way_to_choose_a_state_directory_is_understood (config.toml)") {
+        return;
+    }
     let tree = Tree::new().cron(HERE, "root triplock run nightly -- true").service("n.service", &exec(run, "User=bob"));
     let tree = tree.with("/etc/triplock/config.toml", "state_dir = '/m'\n");
     assert_eq!(tree.has("two_locks", &[])["places"][1]["state_dir"], "/m");
     let tree = tree.with("/home/bob/.config/triplock/config.toml", "state_dir = '/u'\n");
-    if machine::is_root() {
-        assert_eq!(tree.has("two_locks", &[])["places"][1]["state_dir"], "/u");
-    }
+    assert_eq!(tree.has("two_locks", &[])["places"][1]["state_dir"], "/u");
 }
 
 #[test]
@@ -340,6 +353,9 @@ fn a_program_that_a_scheduler_does_not_find_is_named() {
         .cron(HERE, "bob /opt/bin/triplock run a -- true")
         .has("program_not_found", &["there is no program /opt/bin/triplock"]);
     // A job's own program, under cron and under systemd.
+    if !may_be_the_machine("doctor::a_program_that_a_scheduler_does_not_find_is_named (of a job)") {
+        return;
+    }
     let job = || Tree::new().program("/usr/local/bin/dump").job("[jobs.a]\ncommand = 'dump --all'\n");
     let found = job().cron(HERE, "bob triplock run a");
     found.has("program_not_found", &["job a starts dump (", "not in its PATH (/usr/bin:/bin)"]);
@@ -480,12 +496,13 @@ fn a_sandbox_that_hides_or_closes_the_state_directory_is_named() {
     let line = format!("ExecStart=+/usr/bin/triplock --state-dir {state} run a -- true\nProtectSystem=strict");
     tree.service("a.service", &line).is_well();
     // The hardened unit that is ours is open where it must be.
+    if !may_be_the_machine("doctor::a_sandbox_that_hides_or_closes_the_state_directory_is_named (of ours)") {
+        return;
+    }
     let tree = Tree::new()
         .with(&format!("{UNITS}/triplock@.service"), include_str!("../../systemd/triplock@.service"))
-        .with(
-            &format!("{UNITS}/triplock@a.service.d/hardened.conf"),
-            "[Service]\nUser=bob\nProtectSystem=strict\nReadWritePaths=/var/lib/triplock\n",
-        )
+        .with(&format!("{UNITS}/triplock@a.service.d/hardened.conf"), include_str!("../../systemd/hardened.conf"))
+        .with(&format!("{UNITS}/triplock@a.service.d/user.conf"), "[Service]\nUser=bob\n")
         .job("[jobs.a]\ncommand = ['/usr/bin/triplock']\n");
     tree.is_well();
 }
@@ -756,6 +773,56 @@ fn a_shared_directory_that_a_member_cannot_write_is_named() {
     let problem = tree.has("wrong_owner", &["jobs/j.lock is not open to the group that shares", "chgrp -R 60124"]);
     assert_eq!(problem["files"], 1);
     mode(&lock, 0o660);
+    tree.is_well();
+}
+
+#[test]
+fn files_that_this_user_cannot_write_are_named() {
+    let test = "doctor::files_that_this_user_cannot_write_are_named";
+    if !machine::is_root() {
+        return machine::skip(test, "needs root, to be somebody else");
+    }
+    if !machine::has(test, &["setpriv"]) {
+        return;
+    }
+    let sandbox = Sandbox::new().for_all_users();
+    let state = sandbox.state_dir().to_owned();
+    fs::create_dir(&state).unwrap();
+    std::os::unix::fs::chown(&state, Some(60123), Some(60123)).unwrap();
+    mode(&state, 0o700);
+    let bob = ["setpriv", "--reuid=60123", "--regid=60123", "--clear-groups", "env", "HOME=/none/such"];
+    sandbox.run("j", &[], &["true"]).in_directory("/").under(bob).exits(0);
+    let doctor = || {
+        let root = sandbox.path("none");
+        let doctor = sandbox.triplock(["doctor", "--root", root.to_str().unwrap()]);
+        Found::of(doctor.in_directory("/").under(bob).run())
+    };
+    let found = doctor();
+    assert!(found.problems.is_empty() && found.notes.is_empty(), "{found:#?}");
+    std::os::unix::fs::chown(sandbox.jobs("j.lock"), Some(0), None).unwrap();
+    let found = doctor();
+    let first = &found.problems[0];
+    assert_eq!((&first["problem"], &first["files"]), (&"not_writable".into(), &1.into()), "{found:#?}");
+    let message = first["message"].as_str().unwrap();
+    assert!(message.contains("jobs/j.lock is not writable for user 60123"), "{message}");
+}
+
+#[test]
+fn a_disk_that_is_nearly_full_is_named() {
+    let test = "doctor::a_disk_that_is_nearly_full_is_named";
+    if !machine::may_mount(test) {
+        return;
+    }
+    for (options, of) in [("size=1m,mode=700", "bytes"), ("size=64m,nr_inodes=20,mode=700", "inodes")] {
+        let disk = SmallDisk::new(options);
+        let mut tree = Tree::new();
+        tree.sandbox = tree.sandbox.with_state(disk.point());
+        let problem = tree.has("no_room", &["no run starts that cannot be recorded: free some, or lower keep_runs"]);
+        assert_eq!(problem["of"], of);
+    }
+    let disk = SmallDisk::new("size=64m,mode=700");
+    let mut tree = Tree::new();
+    tree.sandbox = tree.sandbox.with_state(disk.point());
     tree.is_well();
 }
 
