@@ -100,12 +100,23 @@ const JOB: Entry = Entry {
     meaning: "A job's lock, its ledger (every run, and every one that did not happen), the last outcome, the ledger's own lock, \
               and captured output.",
 };
+const UNITS: Entry = Entry {
+    name: "/etc/systemd/system/triplock*@JOB.*.d/",
+    meaning: "What is a job's own: its times, its user, the program and the state directory. The units themselves are \
+              written beside them unless a package has them; for a user everything is in ~/.config/systemd/user/.",
+};
+const CRON_D: Entry = Entry {
+    name: "/etc/cron.d/triplock-JOB",
+    meaning: "The lines of a job; a dot in its name is _d here, and an underscore __. For a user they are in the crontab.",
+};
 
 /// Which files are read and written.
 pub(super) fn files(page: &str) -> &'static [Entry] {
     match page {
         "triplock" => &[STATE, OWN_STATE, TRIP, JOB, SETTINGS, JOB_FILES],
         "triplock-run" => &[JOB_FILES, JOB],
+        "triplock-install" => &[JOB_FILES, UNITS, CRON_D],
+        "triplock-uninstall" => &[UNITS, CRON_D],
         "triplock-doctor" => &[STATE, OWN_STATE, SETTINGS, JOB_FILES],
         "triplock-stop" | "triplock-history" | "triplock-logs" => &[JOB],
         "triplock-status" => &[TRIP, JOB],
@@ -163,6 +174,21 @@ pub(super) const EXAMPLES: &[Example] = &[
         page: "history",
         what_for: "What went wrong in the last week, of all jobs.",
         command: "triplock history --failed --since 7d",
+    },
+    Example {
+        page: "install",
+        what_for: "When systemd would start a job, and the units that say so to it.",
+        command: "triplock install systemd nightly --system --dry-run",
+    },
+    Example {
+        page: "install",
+        what_for: "Have cron start a job at the times that its job file gives.",
+        command: "triplock install cron nightly",
+    },
+    Example {
+        page: "uninstall",
+        what_for: "Have it started no more; what it recorded stays.",
+        command: "triplock uninstall cron nightly",
     },
     Example { page: "logs", what_for: "What the newest run printed.", command: "triplock logs nightly" },
     Example { page: "logs", what_for: "What run 12 prints, until it is over.", command: "triplock logs nightly 12 -f" },
