@@ -37,6 +37,7 @@
 //! exit codes.
 
 pub mod booking;
+mod check;
 mod cli;
 pub mod clock;
 #[doc(hidden)]

@@ -1,5 +1,6 @@
 //! The command line: what can be said, and nothing of what it does.
 
+mod check;
 mod completions;
 mod flock;
 mod history;
@@ -18,6 +19,7 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 
+pub(crate) use check::Check;
 pub(crate) use completions::{Completions, Shell};
 pub(crate) use flock::Flock;
 pub(crate) use history::History;
@@ -136,6 +138,8 @@ pub(crate) enum Command {
     History(History),
     /// Print what a run of a job printed.
     Logs(Logs),
+    /// Whether jobs are well, for a monitoring system: late, failing, running too long; takes no lock.
+    Check(Check),
     /// Update a file by a command that reads the old content and prints the new one.
     Update(Update),
     /// flock(1), with its options: take the lock of a file, run a command, let it go.

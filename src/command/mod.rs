@@ -1,6 +1,7 @@
 //! The subcommands, a file each: take what was parsed, call the library, print.
 
 mod batch;
+mod check;
 mod completions;
 mod doctor;
 mod flock;
@@ -51,6 +52,7 @@ pub fn main() -> u8 {
         Command::Status(cli::Status { name: Some(name), why: true }) => why::why(&output, &global, &name),
         Command::Status(args) => status::status(&output, &global, args.name.as_ref()),
         Command::History(args) => history::history(&output, &global, &args),
+        Command::Check(args) => return check::check(&output, &global, &args),
         Command::Logs(args) => logs::logs(&output, &global, &args).map_err(Into::into),
         Command::Update(args) => return update::update(&output, &global, args),
         Command::Flock(cli::Flock { words }) => return flock::after_options(global, words),
@@ -194,6 +196,8 @@ fn usage(error: &clap::Error) -> ExitCode {
     let code = match subcommand {
         // As timeout(1) and env(1): any other code would be taken for the command's.
         Some("run" | "update") => ExitCode::NotRun,
+        // As monitoring plugins.
+        Some("check") => return check::wrong_command_line(&output, &format!("{what}; see `triplock check --help`")),
         _ => ExitCode::Usage,
     };
     // The command whose usage clap shows is the one whose help helps.

@@ -2,6 +2,8 @@
 
 mod answer;
 mod bad_input;
+mod check;
+mod clean_root;
 mod compatibility;
 mod completions;
 mod cron;
@@ -36,12 +38,14 @@ mod manual;
 mod mount;
 mod nested;
 mod order;
+mod packages;
 mod policies;
 mod power_cut;
 mod race;
 mod replace;
 mod run;
 mod sandbox;
+mod service;
 mod sharing;
 mod signals;
 mod slots;

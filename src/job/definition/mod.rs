@@ -113,26 +113,30 @@ impl Sources {
                 path.display()
             ))),
             None if !given.is_empty() => Ok(Resolved { command: given, options: line.lower()? }),
-            None => Err(self.nothing(job, found.unreadable, || {
-                format!("give a command, `triplock run {job} -- COMMAND`, or define [jobs.{job}] in {self}")
-            })),
+            None => Err(match found.unreadable {
+                Some(problem) => problem.into_error(),
+                None => self.no_such_job(job, &format!("give a command, `triplock run {job} -- COMMAND`, or ")),
+            }),
+        }
+    }
+
+    /// The definition of a job, if a file has one.
+    ///
+    /// # Errors
+    /// `BadConfiguration` when a file that defines the job, or may define it, has a mistake.
+    pub(crate) fn definition(&self, job: &Name) -> Result<Option<Definition>> {
+        match self.find(job)? {
+            Found { definition: None, unreadable: Some(problem) } => Err(problem.into_error()),
+            found => Ok(found.definition),
         }
     }
 
     /// The definition of a job that must have one.
     ///
     /// # Errors
-    /// `BadConfiguration` when a file that defines it has a mistake or none can be read, `NoSuchJob` when none does.
-    pub(crate) fn definition(&self, job: &Name) -> Result<Definition> {
-        let found = self.find(job)?;
-        found.definition.ok_or_else(|| self.nothing(job, found.unreadable, || format!("define [jobs.{job}] in {self}")))
-    }
-
-    fn nothing(&self, job: &Name, unreadable: Option<Problem>, otherwise: impl FnOnce() -> String) -> Error {
-        match unreadable {
-            Some(problem) => problem.into_error(),
-            None => Error::NoSuchJob { job: job.clone(), why: self.what_instead(job, otherwise) },
-        }
+    /// As [`Sources::definition`], and `NoSuchJob` when no file has one.
+    pub(crate) fn needed(&self, job: &Name) -> Result<Definition> {
+        self.definition(job)?.ok_or_else(|| self.no_such_job(job, ""))
     }
 
     /// The definition of one job. Only files that may define it are parsed.
@@ -198,13 +202,15 @@ impl Sources {
         all
     }
 
-    fn what_instead(&self, job: &Name, otherwise: impl FnOnce() -> String) -> String {
+    /// No file defines it; `or` says what to do instead of defining it.
+    fn no_such_job(&self, job: &Name, or: &str) -> Error {
         let all = self.all();
         let names = all.definitions.iter().map(|definition| definition.name.as_str());
-        match nearest(job.as_str(), names) {
+        let why = match nearest(job.as_str(), names) {
             Some(meant) => format!("did you mean {meant}?"),
-            None => otherwise(),
-        }
+            None => format!("{or}define [jobs.{job}] in {self}"),
+        };
+        Error::NoSuchJob { job: job.clone(), why }
     }
 }
 
