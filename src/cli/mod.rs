@@ -62,6 +62,11 @@ impl Cli {
         }
     }
 
+    /// The command line of another process; its first word is the program.
+    pub(crate) fn of(arguments: &[String]) -> Result<Self, clap::Error> {
+        Self::try_parse_from(arguments)
+    }
+
     /// What the arguments mean to a parser that knows the global options and the one subcommand that is named. The whole
     /// one clones every global option into every subcommand, which is a third of a start. What is not understood here
     /// is left to the whole one, whose errors and help are the only ones.
@@ -148,7 +153,8 @@ pub(crate) enum Command {
     Install(Install),
     /// Have it started no more: remove what `install` wrote.
     Uninstall(Uninstall),
-    /// Look for what is wrong with configuration, job files and state; change nothing.
+    /// Look for what is wrong with configuration, job files and state, and for what keeps shell, cron and systemd from
+    /// meeting at the same lock; change nothing.
     Doctor(Doctor),
     /// Make, list, show, resize and remove trips.
     #[command(subcommand)]
@@ -270,6 +276,9 @@ pub(crate) struct Doctor {
     /// Look at job files in this file or directory only, as `run` would.
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub(crate) config: Option<PathBuf>,
+    /// Look for crontabs, units and users below this directory instead of /.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -59,7 +59,7 @@ pub(super) fn install(output: &Output, global: &Global, args: &cli::Install) -> 
         let why = "--hardened needs --system: a user's own systemd cannot take away what the drop-in takes away";
         return Err(Error::Usage(why.to_owned()).into());
     }
-    let definition = Sources::new(args.config.as_deref(), &environment)?.needed(&args.job)?;
+    let definition = Sources::new(args.config.as_deref(), &environment)?.required(&args.job)?;
     let now = SystemClock.now();
     let times = if is_systemd { Times::of_systemd(&definition, now)? } else { Times::of_cron(&definition, now)? };
     let user = install::user(&definition, scope)?;

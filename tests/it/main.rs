@@ -9,6 +9,7 @@ mod completions;
 mod cron;
 mod cron_box;
 mod damage;
+mod doctor;
 mod documents;
 mod fairness;
 mod flock_behaviour;
