@@ -252,6 +252,12 @@ pub(crate) fn doubts(ground: &Ground, runs_as: &Account) -> Vec<String> {
     let mut doubts = reach::warnings("the program", &ground.program, Wish::Execute, runs_as);
     doubts.extend(reach::warnings("the job file", &ground.definition.path, Wish::Read, runs_as));
     doubts.extend(reach::warnings("the state directory", &ground.state, Wish::Fill, runs_as));
+    if ground.is_hardened && !account::is_group(systemd::GROUP) {
+        let group = systemd::GROUP;
+        doubts.push(format!(
+            "there is no group {group}, which the hardened unit is in; `groupadd --system {group}` makes it"
+        ));
+    }
     doubts
 }
 

@@ -24,6 +24,9 @@ const TIMER: &str = include_str!("../../systemd/triplock@.timer");
 const FAILURE: &str = include_str!("../../systemd/triplock-failure@.service");
 const HARDENED: &str = include_str!("../../systemd/hardened.conf");
 
+/// The group that the hardened unit is in.
+pub(super) const GROUP: &str = "triplock";
+
 /// The templates, by their files' names.
 const TEMPLATES: [(&str, &str); 3] =
     [("triplock@.service", SERVICE), ("triplock@.timer", TIMER), ("triplock-failure@.service", FAILURE)];

@@ -252,6 +252,32 @@ fn a_crontab_line_says_what_the_shell_is_to_read() {
 }
 
 #[test]
+fn a_job_of_another_user_is_that_users_and_what_the_user_cannot_reach_is_said() {
+    let test = "install::a_job_of_another_user_is_that_users_and_what_the_user_cannot_reach_is_said";
+    let sandbox = Sandbox::new();
+    sandbox.defines(&format!("{NIGHTLY}user = 'daemon'\n"));
+    let dry =
+        |scheduler| report(&sandbox.scheduling(&["install", scheduler, "nightly", "--system", "--dry-run"]).run());
+    let cron = dry("cron");
+    assert!(texts(&cron)[0].1.contains("\n15 3 * * * daemon "), "{cron}");
+    // Nobody but its owner may look into a temporary directory.
+    let closed = format!("user daemon may not pass {}", sandbox.path("").display());
+    let closed = closed.trim_end_matches('/');
+    let warnings = cron["warnings"].as_array().expect("warnings");
+    let about = |what: &str| {
+        let warning = |warning: &&Value| warning.as_str().is_some_and(|text| text.starts_with(what));
+        warnings.iter().find(warning).and_then(Value::as_str).unwrap_or_default()
+    };
+    assert!(about("the job file ").ends_with(closed), "{cron}");
+    if machine::has(test, &["systemd-analyze"]) {
+        let systemd = dry("systemd");
+        let service = "/etc/systemd/system/triplock@nightly.service.d/triplock.conf";
+        let (_, text) = texts(&systemd).into_iter().find(|(path, _)| path == service).expect("the service's drop-in");
+        assert!(text.ends_with("\nUser=daemon\n"), "{text}");
+    }
+}
+
+#[test]
 fn a_path_that_cannot_be_written_is_refused() {
     let sandbox = Sandbox::new();
     sandbox.defines(NIGHTLY);
@@ -420,7 +446,10 @@ fn systemd_fires_what_was_installed_and_nothing_is_left_when_it_was_uninstalled(
         let job = if packaged { "a.b-c_d" } else { "second" };
         machine.job(job, "echo hello", "on_calendar = '*:*:0/2'\nkill_after = 5");
         machine.job("other", "true", "on_calendar = 'daily'");
-        let install = |job: &str| machine.command("root", ["triplock", "--json", "install", "systemd", job]).run();
+        let install = |job: &str| {
+            let invocation = machine.command("root", ["triplock", "--json", "install", "systemd", job]);
+            if packaged { invocation.arg("--hardened").run() } else { invocation.run() }
+        };
         if !packaged {
             // The templates stay as long as one job needs them.
             report(&install("other"));
@@ -428,7 +457,7 @@ fn systemd_fires_what_was_installed_and_nothing_is_left_when_it_was_uninstalled(
         let before = units_and_stamps(&machine);
         let said = report(&install(job));
         assert_eq!(said["warnings"], serde_json::json!([]), "{said}");
-        assert_eq!(changes(&said).iter().filter(|change| **change == "written").count(), 3, "{said}");
+        assert_eq!(changes(&said).iter().filter(|change| **change == "written").count(), if packaged { 4 } else { 3 });
         let timer = format!("triplock@{job}.timer");
         assert_eq!(machine.property(&timer, "ActiveState"), "active");
         assert_eq!(machine.property(&timer, "UnitFileState"), "enabled");
