@@ -256,11 +256,11 @@ fn a_job_of_another_user_is_that_users_and_what_the_user_cannot_reach_is_said() 
     let test = "install::a_job_of_another_user_is_that_users_and_what_the_user_cannot_reach_is_said";
     let sandbox = Sandbox::new();
     sandbox.defines(&format!("{NIGHTLY}user = 'daemon'\n"));
+    fs::set_permissions(sandbox.path(""), fs::Permissions::from_mode(0o700)).expect("chmod");
     let dry =
         |scheduler| report(&sandbox.scheduling(&["install", scheduler, "nightly", "--system", "--dry-run"]).run());
     let cron = dry("cron");
     assert!(texts(&cron)[0].1.contains("\n15 3 * * * daemon "), "{cron}");
-    // Nobody but its owner may look into a temporary directory.
     let closed = format!("user daemon may not pass {}", sandbox.path("").display());
     let closed = closed.trim_end_matches('/');
     let warnings = cron["warnings"].as_array().expect("warnings");
