@@ -8,9 +8,11 @@
 pub enum ExitCode {
     /// Done.
     Success = 0,
-    /// `race`: the run was not safe.
+    /// `race`: the run was not safe. `check`: WARNING.
     Unsafe = 1,
-    /// Not enough seats left.
+    /// `check`: CRITICAL.
+    Critical = 2,
+    /// Not enough seats left. `check`: UNKNOWN.
     SoldOut = 3,
     /// Another rule refused it.
     Refused = 4,
@@ -48,9 +50,10 @@ pub enum ExitCode {
 
 impl ExitCode {
     /// Every code, in order.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Success,
         Self::Unsafe,
+        Self::Critical,
         Self::SoldOut,
         Self::Refused,
         Self::Usage,
@@ -79,8 +82,9 @@ impl ExitCode {
     pub const fn meaning(self) -> &'static str {
         match self {
             Self::Success => "done",
-            Self::Unsafe => "race: oversold, or an update was lost",
-            Self::SoldOut => "sold out",
+            Self::Unsafe => "race: oversold, or an update was lost; check: WARNING",
+            Self::Critical => "check: CRITICAL",
+            Self::SoldOut => "sold out; check: UNKNOWN, whatever the reason",
             Self::Refused => {
                 "refused by another rule (already booked, no such booking, trip exists, resize below what is booked, request id used for something else)"
             }

@@ -37,6 +37,7 @@
 //! exit codes.
 
 pub mod booking;
+mod check;
 mod cli;
 pub mod clock;
 #[doc(hidden)]
@@ -49,6 +50,7 @@ mod error;
 pub mod exit;
 mod flock;
 mod held;
+mod install;
 pub mod job;
 pub mod lock;
 mod manual;
@@ -56,6 +58,7 @@ mod name;
 mod output;
 mod process;
 pub mod race;
+mod schedule;
 mod sealed;
 pub mod state;
 mod stderr;

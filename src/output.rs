@@ -118,7 +118,7 @@ impl Output {
 }
 
 /// Without the characters that would steer a terminal: a message may quote what somebody else chose.
-fn printable(text: &str) -> std::borrow::Cow<'_, str> {
+pub(crate) fn printable(text: &str) -> std::borrow::Cow<'_, str> {
     // The bidirectional marks and overrides reorder what stands around them.
     let steers = |c: char| {
         c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -200,6 +200,7 @@ pub(crate) fn details(error: &Error) -> serde_json::Map<String, serde_json::Valu
         | Error::NotAppended { path, .. }
         | Error::CannotCreate { path, .. }
         | Error::Denied { path, .. }
+        | Error::NotOurs { path, .. }
         | Error::NotRegular { path, .. }
         | Error::NewerFormat { path, .. }
         | Error::UntrustedFileSystem { path, .. } => {

@@ -329,6 +329,19 @@ pub struct Totals {
     /// When the last success started, in microseconds since 1970: what `--once-per` counts from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_success: Option<i64>,
+    /// When the last success ended, likewise: what `check` counts from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_success_end: Option<i64>,
+    /// When the first of all lines was written, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first: Option<i64>,
+    /// How many runs and non-runs went wrong since the last success ([`Outcome::is_failure`]). What somebody wished
+    /// (stopped, replaced, interrupted) and what was not to be (skipped, not due) says nothing about the job's health.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failures_in_a_row: u64,
+    /// How many starts were skipped since the last one that had the lock.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub skips_in_a_row: u64,
 }
 
 impl Totals {
@@ -347,15 +360,32 @@ impl Totals {
         self.last_success.and_then(DateTime::from_timestamp_micros)
     }
 
+    /// When the last success ended; of a ledger whose lines did not say so yet, when it started.
+    pub fn last_success_ended(&self) -> Option<DateTime<Utc>> {
+        self.last_success_end.or(self.last_success).and_then(DateTime::from_timestamp_micros)
+    }
+
+    /// When the job was first asked for.
+    pub fn first(&self) -> Option<DateTime<Utc>> {
+        self.first.and_then(DateTime::from_timestamp_micros)
+    }
+
     /// The sums after one more entry.
     #[must_use]
     pub fn after(mut self, entry: &Entry) -> Self {
+        self.first.get_or_insert(entry.time.timestamp_micros());
         match &entry.event {
             Event::Started(started) => self.start(entry, started),
             Event::Ended(ended) => self.end(entry, ended),
             Event::NotRun(not_run) => {
                 self.last_run = self.last_run.max(not_run.run.0);
-                *self.counts.0.entry(not_run.outcome).or_default() += 1;
+                self.count(not_run.outcome);
+                match not_run.outcome {
+                    Outcome::Skipped => self.skips_in_a_row += 1,
+                    // It had the lock, and did not want it.
+                    Outcome::NotDue => self.skips_in_a_row = 0,
+                    _ => {}
+                }
                 let NotRun { run, outcome, .. } = *not_run;
                 self.last_not_run = Some(Last { run, outcome, end: entry.time, exit: None, duration: 0.0 });
             }
@@ -368,7 +398,13 @@ impl Totals {
         self
     }
 
+    fn count(&mut self, outcome: Outcome) {
+        *self.counts.0.entry(outcome).or_default() += 1;
+        self.failures_in_a_row += u64::from(outcome.is_failure());
+    }
+
     fn start(&mut self, entry: &Entry, started: &Started) {
+        self.skips_in_a_row = 0;
         self.last_run = self.last_run.max(started.run.0);
         self.fence = self.fence.max(started.fence.0);
         self.reserved = self.reserved.max(started.reserved);
@@ -397,8 +433,10 @@ impl Totals {
             return;
         }
         self.running.retain(|running| running.run != ended.run);
-        *self.counts.0.entry(ended.outcome).or_default() += 1;
+        self.count(ended.outcome);
         if ended.outcome == Outcome::Succeeded {
+            self.failures_in_a_row = 0;
+            self.last_success_end = Some(entry.time.timestamp_micros());
             // Slots end in any order. A success in the future is of a clock that was wrong, and counts no longer.
             let before = self.last_success.filter(|success| *success <= entry.time.timestamp_micros());
             self.last_success = before.max(Some(ended.start.timestamp_micros()));
