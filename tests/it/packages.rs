@@ -202,8 +202,9 @@ fn with_systemd_its_units_run_and_removal_stops_their_timers() {
     machine
         .sh(
             "root",
-            "umount /usr/bin/triplock && rm -rf /usr/bin/triplock /usr/lib/systemd/system/triplock* /var/lib/triplock
-            rm /usr/lib/sysusers.d/triplock.conf /usr/lib/tmpfiles.d/triplock.conf && groupdel triplock",
+            "set -e; umount /usr/bin/triplock; rm -rf /usr/bin/triplock /usr/lib/systemd/system/triplock*
+            rm /usr/lib/sysusers.d/triplock.conf /usr/lib/tmpfiles.d/triplock.conf; groupdel triplock
+            rm -rf /var/lib/triplock/*; chown root:root /var/lib/triplock; chmod 700 /var/lib/triplock",
         )
         .exits(0);
     fs::copy(package, machine.path("/triplock.deb")).expect("copy the package");
@@ -216,15 +217,18 @@ fn with_systemd_its_units_run_and_removal_stops_their_timers() {
     let runs = machine.sh("root", "triplock history hello --json").exits(0).stdout;
     assert!(runs.contains("\"succeeded\""), "{runs}");
 
-    machine.systemctl(["start", "triplock@hello.timer"]).exits(0);
+    machine.job("timed", "true", "on_calendar = \"daily\"");
+    machine.sh("root", "triplock install systemd timed").exits(0);
+    assert!(machine.exists("/etc/systemd/system/triplock@timed.timer.d/triplock.conf"));
+    assert_eq!(machine.systemctl(["is-active", "triplock@timed.timer"]).run().stdout.trim(), "active");
     machine.sh("root", "dpkg -r triplock").exits(0);
-    assert_eq!(machine.systemctl(["is-active", "triplock@hello.timer"]).run().stdout.trim(), "inactive");
+    assert_eq!(machine.systemctl(["is-active", "triplock@timed.timer"]).run().stdout.trim(), "inactive");
     machine.sh("root", "dpkg -P triplock").exits(0);
-    for place in
-        ["/usr/bin/triplock", "/usr/lib/systemd/system/triplock@.service", "/var/lib/triplock", "/etc/triplock"]
-    {
+    for place in ["/usr/bin/triplock", "/usr/lib/systemd/system/triplock@.service", "/etc/triplock"] {
         assert!(!machine.exists(place), "{place}");
     }
+    // The state directory is a mount point there.
+    assert_eq!(machine.sh("root", "ls -A /var/lib/triplock").exits(0).stdout, "");
 }
 
 #[test]
