@@ -224,6 +224,8 @@ fn with_systemd_its_units_run_and_removal_stops_their_timers() {
     machine.sh("root", "dpkg -r triplock").exits(0);
     assert_eq!(machine.systemctl(["is-active", "triplock@timed.timer"]).run().stdout.trim(), "inactive");
     machine.sh("root", "dpkg -P triplock").exits(0);
+    let wrote = "find /etc/systemd /var/lib/systemd/timers -name '*triplock*'";
+    assert_eq!(machine.sh("root", wrote).exits(0).stdout, "", "what install wrote");
     for place in ["/usr/bin/triplock", "/usr/lib/systemd/system/triplock@.service", "/etc/triplock"] {
         assert!(!machine.exists(place), "{place}");
     }
