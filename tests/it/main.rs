@@ -9,6 +9,7 @@ mod cron;
 mod cron_box;
 mod damage;
 mod documents;
+mod everywhere;
 mod fairness;
 mod flock_behaviour;
 mod flock_drop_in;

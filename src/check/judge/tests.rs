@@ -20,7 +20,13 @@ fn at(seconds: i64) -> DateTime<Utc> {
 /// What is known after those entries, each at its second.
 fn subject(limits: Limits, entries: &[(i64, Event)]) -> Subject {
     let totals = entries.iter().fold(Totals::default(), |totals, (second, event)| {
-        totals.after(&Entry { time: at(*second), host: "a".to_owned(), pid: 1, event: event.clone() })
+        totals.after(&Entry {
+            time: at(*second),
+            host: "a".to_owned(),
+            pid: 1,
+            invocation_id: None,
+            event: event.clone(),
+        })
     });
     Subject { job: "nightly".parse().unwrap(), limits, totals, slots: Vec::new(), defined: None }
 }
