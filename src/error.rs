@@ -74,6 +74,15 @@ pub enum Error {
         /// What is wrong there, and what to do.
         why: String,
     },
+    /// A file or crontab line stands where triplock's would, and triplock did not write it, or not as it is now.
+    NotOurs {
+        /// The file.
+        path: PathBuf,
+        /// What is there, and what to do.
+        why: String,
+    },
+    /// The scheduler is not there, does not run, or refused. Nothing was changed.
+    NoScheduler(String),
     /// A process of this run's own ancestry holds the lock: waiting for it would never end.
     Nested(Name),
     /// A system call failed.
@@ -152,6 +161,8 @@ impl Error {
                 ExitCode::Configuration
             }
             Self::NoSuchTrip(_) | Self::NoSuchJob { .. } | Self::NoSuchLog { .. } => ExitCode::NotFound,
+            Self::NotOurs { .. } => ExitCode::Refused,
+            Self::NoScheduler(_) => ExitCode::System,
             Self::Nested(_) => ExitCode::NotRun,
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound => ExitCode::NotFound,
@@ -171,7 +182,7 @@ impl Error {
     }
 
     /// Every word that [`Error::kind`] may give.
-    pub const KINDS: [&'static str; 18] = [
+    pub const KINDS: [&'static str; 20] = [
         "usage",
         "corrupt",
         "not_regular_file",
@@ -181,6 +192,8 @@ impl Error {
         "no_such_job",
         "no_such_log",
         "bad_configuration",
+        "not_ours",
+        "no_scheduler",
         "nested",
         "io",
         "not_appended",
@@ -204,6 +217,8 @@ impl Error {
             Self::NoSuchJob { .. } => "no_such_job",
             Self::NoSuchLog { .. } => "no_such_log",
             Self::BadConfiguration { .. } => "bad_configuration",
+            Self::NotOurs { .. } => "not_ours",
+            Self::NoScheduler(_) => "no_scheduler",
             Self::Nested(_) => "nested",
             Self::Io { .. } => "io",
             Self::NotAppended { .. } => "not_appended",
@@ -220,7 +235,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(why) => f.write_str(why),
+            Self::Usage(why) | Self::NoScheduler(why) => f.write_str(why),
             Self::Corrupt { path, offset, why } => write!(
                 f,
                 "{}: byte {offset}: {why}; nothing was changed; restore the file from a backup or follow \"Repair\" in docs/state.md",
@@ -258,7 +273,9 @@ impl fmt::Display for Error {
                 Ok(())
             }
             Self::CannotCreate { path, source } => write!(f, "cannot create {}: {source}", path.display()),
-            Self::Denied { path, why } | Self::BadConfiguration { path, line: 0, why } => {
+            Self::Denied { path, why }
+            | Self::NotOurs { path, why }
+            | Self::BadConfiguration { path, line: 0, why } => {
                 write!(f, "{}: {why}", path.display())
             }
             Self::BadConfiguration { path, line, why } => write!(f, "{}: line {line}: {why}", path.display()),

@@ -43,11 +43,27 @@ fn check(what: &'static str, given: &str, extra: &[u8]) -> Result<Arc<str>, Inva
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b) || extra.contains(&b);
     match given.chars().find(|c| !u8::try_from(*c).is_ok_and(allowed)) {
         None => Ok(given.into()),
+        Some('\\') if unescaped(given).is_some_and(|meant| check(what, &meant, extra).is_ok()) => {
+            let meant = unescaped(given).unwrap_or_default();
+            fail(format!("it is escaped as by systemd-escape(1), and names are not; {meant} is meant"))
+        }
         Some(bad) => {
             let extra: String = extra.iter().flat_map(|b| [' ', char::from(*b)]).collect();
             fail(format!("{bad:?} is not allowed, only A-Z a-z 0-9 . _ -{extra}"))
         }
     }
+}
+
+/// What systemd-escape(1) would have made that text of: `my\x2djob` of `my-job`.
+fn unescaped(given: &str) -> Option<String> {
+    let mut parts = given.split("\\x");
+    let mut text = parts.next()?.to_owned();
+    for part in parts {
+        let digits = part.get(..2)?;
+        text.push(char::from(u8::from_str_radix(digits, 16).ok()?));
+        text.push_str(&part[2..]);
+    }
+    (!text.contains('\\')).then_some(text)
 }
 
 macro_rules! name_type {
@@ -155,6 +171,18 @@ mod tests {
         }
         for bad in ["", ".", "..", "-n", "a/b", "../x", "a\0b", "🚌", "a b", "a@b", &"x".repeat(129)] {
             assert!(bad.parse::<Name>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_was_escaped_for_systemd_is_told_from_others() {
+        let error = r"my\x2djob".parse::<Name>().unwrap_err().to_string();
+        assert!(
+            error.ends_with("it is escaped as by systemd-escape(1), and names are not; my-job is meant"),
+            "{error}"
+        );
+        for other in [r"my\job", r"my\x2", r"my\xäb", r"a\x2fb", r"\x2djob"] {
+            assert!(other.parse::<Name>().unwrap_err().to_string().contains(r"'\\' is not allowed"), "{other}");
         }
     }
 

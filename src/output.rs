@@ -200,6 +200,7 @@ pub(crate) fn details(error: &Error) -> serde_json::Map<String, serde_json::Valu
         | Error::NotAppended { path, .. }
         | Error::CannotCreate { path, .. }
         | Error::Denied { path, .. }
+        | Error::NotOurs { path, .. }
         | Error::NotRegular { path, .. }
         | Error::NewerFormat { path, .. }
         | Error::UntrustedFileSystem { path, .. } => {

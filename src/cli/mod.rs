@@ -4,6 +4,7 @@ mod check;
 mod completions;
 mod flock;
 mod history;
+mod install;
 mod logs;
 mod man;
 mod plain;
@@ -22,6 +23,7 @@ pub(crate) use check::Check;
 pub(crate) use completions::{Completions, Shell};
 pub(crate) use flock::Flock;
 pub(crate) use history::History;
+pub(crate) use install::{Install, Scheduler, Scope as InstallScope, Uninstall};
 pub(crate) use logs::Logs;
 pub(crate) use man::Man;
 pub(crate) use run::{Run, Stop};
@@ -58,6 +60,11 @@ impl Cli {
             [_, flag] if flag == "--version" || flag == "-V" => Err(version(&arguments)),
             _ => Self::narrow(&arguments).map_or_else(Self::try_parse, Ok),
         }
+    }
+
+    /// The command line of another process; its first word is the program.
+    pub(crate) fn of(arguments: &[String]) -> Result<Self, clap::Error> {
+        Self::try_parse_from(arguments)
     }
 
     /// What the arguments mean to a parser that knows the global options and the one subcommand that is named. The whole
@@ -142,7 +149,12 @@ pub(crate) enum Command {
     Update(Update),
     /// flock(1), with its options: take the lock of a file, run a command, let it go.
     Flock(Flock),
-    /// Look for what is wrong with configuration, job files and state; change nothing.
+    /// Have systemd or cron start a job at the times that its job file gives; show the next five.
+    Install(Install),
+    /// Have it started no more: remove what `install` wrote.
+    Uninstall(Uninstall),
+    /// Look for what is wrong with configuration, job files and state, and for what keeps shell, cron and systemd from
+    /// meeting at the same lock; change nothing.
     Doctor(Doctor),
     /// Make, list, show, resize and remove trips.
     #[command(subcommand)]
@@ -264,6 +276,9 @@ pub(crate) struct Doctor {
     /// Look at job files in this file or directory only, as `run` would.
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub(crate) config: Option<PathBuf>,
+    /// Look for crontabs, units and users below this directory instead of /.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -61,6 +61,10 @@ pub(crate) struct RunOptions {
     #[arg(short = 'E', long, value_name = "N", value_parser = settings::exit_code, allow_negative_numbers = true)]
     #[arg(help_heading = "While the job runs already")]
     pub(crate) conflict_exit_code: Option<u8>,
+    /// Exit so when the run was stopped or replaced, or a signal ended its wait [default: as the command].
+    #[arg(long, value_name = "N", value_parser = settings::exit_code, allow_negative_numbers = true)]
+    #[arg(help_heading = "Limits")]
+    pub(crate) stop_exit_code: Option<u8>,
     /// How many may run at once, 1 to 64 [default: 1].
     #[arg(long, value_name = "N", value_parser = settings::slots, allow_negative_numbers = true)]
     #[arg(help_heading = "While the job runs already")]
@@ -142,6 +146,7 @@ impl RunOptions {
             policy: if self.nonblock { Some(PolicyWord::Skip) } else { self.policy },
             wait: self.wait,
             conflict_exit_code: self.conflict_exit_code,
+            stop_exit_code: self.stop_exit_code,
             time_limit: self.time_limit,
             kill_after: self.kill_after,
             signal: self.signal,
@@ -225,13 +230,14 @@ mod tests {
 
     #[test]
     fn every_option_reaches_the_options() {
-        let line = "J -w 0.3 -E 0 --slots 3 --lock db --lock A --lock db --time-limit 90s -k 0 --signal sigint --retries 5 \
+        let line = "J -w 0.3 -E 0 --stop-exit-code 9 --slots 3 --lock db --lock A --lock db --time-limit 90s -k 0 --signal sigint --retries 5 \
                     --retry-delay 2 --retry-backoff 1.5 --retry-max-delay 1m --ok-exit 3,0 --once-per 1d --jitter 5m \
                     --hold tree --output on-failure --keep-runs 7 --log-limit 64k --config /x c";
         let seconds = Duration::from_secs;
         let expected = Options {
             policy: Policy::Wait(Wait::For(Duration::from_millis(300))),
             conflict_exit_code: 0,
+            stop_exit_code: Some(9),
             time_limit: Some(seconds(90)),
             kill_after: Duration::ZERO,
             signal: libc::SIGINT,
@@ -264,6 +270,7 @@ mod tests {
             "J -w 1w c",
             "J -E 256 c",
             "J -E -1 c",
+            "J --stop-exit-code 256 c",
             "J --slots 0 c",
             "J --slots 65 c",
             "J --lock a/b c",

@@ -1,11 +1,13 @@
 //! The subcommands, a file each: take what was parsed, call the library, print.
 
+mod asked;
 mod batch;
 mod check;
 mod completions;
 mod doctor;
 mod flock;
 mod history;
+mod install;
 mod logs;
 mod man;
 mod race;
@@ -55,6 +57,8 @@ pub fn main() -> u8 {
         Command::Logs(args) => logs::logs(&output, &global, &args).map_err(Into::into),
         Command::Update(args) => return update::update(&output, &global, args),
         Command::Flock(cli::Flock { words }) => return flock::after_options(global, words),
+        Command::Install(args) => install::install(&output, &global, &args),
+        Command::Uninstall(args) => install::uninstall(&output, &args),
         Command::Doctor(args) => doctor::doctor(&output, &global, &args),
         Command::Trip(cli::Trip::List) => trip::list(&output, &global),
         Command::Trip(cli::Trip::Show { trip, bookings }) => trip::show(&output, &global, &trip, bookings),
@@ -163,15 +167,9 @@ fn answered(output: io::Result<()>, code: ExitCode, request_id: Option<&RequestI
     })
 }
 
-/// clap's errors as one line and our exit code.
-fn usage(error: &clap::Error) -> ExitCode {
-    if !error.use_stderr() {
-        // Help and version. Nothing to be done when nobody reads them.
-        let _ = error.print();
-        return ExitCode::Success;
-    }
-    let text = error.render().to_string();
-    let what = match (error.source(), error.get(ContextKind::InvalidArg)) {
+/// What is wrong with a command line, in one line; `text`: what clap says of it.
+fn wrong(error: &clap::Error, text: &str) -> String {
+    match (error.source(), error.get(ContextKind::InvalidArg)) {
         // Without the value: it may be a thousand characters long, and the source shows what of it matters.
         (Some(source), Some(argument)) => format!("{argument}: {source}"),
         (None, _) if missing_command(error) => {
@@ -184,7 +182,18 @@ fn usage(error: &clap::Error) -> ExitCode {
             let parts: Vec<_> = text[..end].split("\n\n").map(words).filter(|part| !part.is_empty()).collect();
             parts.join("; ").trim_start_matches("error: ").to_owned()
         }
-    };
+    }
+}
+
+/// clap's errors as one line and our exit code.
+fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        // Help and version. Nothing to be done when nobody reads them.
+        let _ = error.print();
+        return ExitCode::Success;
+    }
+    let text = error.render().to_string();
+    let what = wrong(error, &text);
     // Of `run`, what comes after `--` is another command's.
     let arguments: Vec<_> = std::env::args_os().skip(1).take_while(|argument| argument != "--").collect();
     let json = arguments.iter().any(|argument| argument == "--json");

@@ -28,20 +28,20 @@ pub(crate) enum Opened {
     Directory(OwnedFd, Vec<PathBuf>),
 }
 
-/// Opens a file or a directory.
-pub(crate) fn open(path: &Path) -> Result<Opened, Problem> {
-    open_at(CWD, path, path)
+/// Opens a file or a directory, as it would be read for that user.
+pub(crate) fn open(path: &Path, user: u32) -> Result<Opened, Problem> {
+    open_at(CWD, path, path, user)
 }
 
 /// The text of a file, or `None` when none is there.
-pub(crate) fn read_file(path: &Path) -> Result<Option<String>, Problem> {
-    text_of(path, open_at(CWD, path, path)?)
+pub(crate) fn read_file(path: &Path, user: u32) -> Result<Option<String>, Problem> {
+    text_of(path, open_at(CWD, path, path, user)?)
 }
 
 /// The same of a file in a directory that was opened.
-pub(crate) fn read_in(directory: &OwnedFd, path: &Path) -> Result<Option<String>, Problem> {
+pub(crate) fn read_in(directory: &OwnedFd, path: &Path, user: u32) -> Result<Option<String>, Problem> {
     let name = path.file_name().map_or(path, Path::new);
-    text_of(path, open_at(directory.as_fd(), name, path)?)
+    text_of(path, open_at(directory.as_fd(), name, path, user)?)
 }
 
 fn text_of(path: &Path, opened: Opened) -> Result<Option<String>, Problem> {
@@ -52,7 +52,7 @@ fn text_of(path: &Path, opened: Opened) -> Result<Option<String>, Problem> {
     }
 }
 
-fn open_at(directory: impl AsFd, name: &Path, path: &Path) -> Result<Opened, Problem> {
+fn open_at(directory: impl AsFd, name: &Path, path: &Path, user: u32) -> Result<Opened, Problem> {
     let cannot = |what: &str, source: io::Error| Problem::of_file(path, format!("cannot {what}: {source}"));
     // Without waiting for a fifo's writer. A symbolic link is followed: what counts is who wrote what it leads to.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -65,14 +65,14 @@ fn open_at(directory: impl AsFd, name: &Path, path: &Path) -> Result<Opened, Pro
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => {}
         FileType::Directory => {
-            judge(path, &stat)?;
+            judge(path, &stat, user)?;
             let names = names(&fd, path).map_err(|e| cannot("list", e.into()))?;
             return Ok(Opened::Directory(fd, names));
         }
         FileType::Fifo => return Err(not_regular(path, "fifo")),
         _ => return Err(not_regular(path, "device")),
     }
-    judge(path, &stat)?;
+    judge(path, &stat, user)?;
     let mut bytes = Vec::new();
     File::from(fd).take(MOST + 1).read_to_end(&mut bytes).map_err(|e| cannot("read", e))?;
     if bytes.len() as u64 > MOST {
@@ -98,8 +98,7 @@ fn not_regular(path: &Path, kind: &str) -> Problem {
 }
 
 /// Who may have written it.
-fn judge(path: &Path, stat: &Stat) -> Result<(), Problem> {
-    let me = rustix::process::geteuid().as_raw();
+fn judge(path: &Path, stat: &Stat, me: u32) -> Result<(), Problem> {
     if stat.st_uid != 0 && stat.st_uid != me {
         let why = format!(
             "belongs to user {}, who could have anything run by user {me}; chown it to user {me} or root",
@@ -136,6 +135,14 @@ mod tests {
     use std::{fs, os::unix::fs::PermissionsExt as _};
 
     use super::*;
+
+    fn open(path: &Path) -> Result<Opened, Problem> {
+        super::open(path, rustix::process::geteuid().as_raw())
+    }
+
+    fn read_file(path: &Path) -> Result<Option<String>, Problem> {
+        super::read_file(path, rustix::process::geteuid().as_raw())
+    }
 
     fn with_mode(path: &Path, mode: u32) {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();

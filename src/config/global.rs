@@ -7,14 +7,14 @@ use super::{Document, Places, Problem, read_file, text};
 const FILE: &str = "config.toml";
 const KEYS: [&str; 1] = ["state_dir"];
 
-/// The state directory that the user's configuration names, else the machine's; and where it is named.
+/// The state directory that the configuration of that user names, else the machine's.
 ///
 /// # Errors
 /// What is wrong in the file that would have told. Another directory would mean locks that do not meet, so nothing is
 /// guessed.
-pub(crate) fn state_dir(places: &Places) -> Result<Option<PathBuf>, Problem> {
+pub(crate) fn state_dir(places: &Places, user: u32) -> Result<Option<PathBuf>, Problem> {
     for path in paths(places) {
-        if let Some(dir) = read(&path).map_err(|mut problems| problems.swap_remove(0))? {
+        if let Some(dir) = read(&path, user).map_err(|mut problems| problems.swap_remove(0))? {
             return Ok(Some(dir));
         }
     }
@@ -22,8 +22,8 @@ pub(crate) fn state_dir(places: &Places) -> Result<Option<PathBuf>, Problem> {
 }
 
 /// Everything that is wrong in the files.
-pub(crate) fn check(places: &Places) -> Vec<Problem> {
-    paths(places).filter_map(|path| read(&path).err()).flatten().collect()
+pub(crate) fn check(places: &Places, user: u32) -> Vec<Problem> {
+    paths(places).filter_map(|path| read(&path, user).err()).flatten().collect()
 }
 
 fn paths(places: &Places) -> impl Iterator<Item = PathBuf> + '_ {
@@ -31,8 +31,8 @@ fn paths(places: &Places) -> impl Iterator<Item = PathBuf> + '_ {
 }
 
 /// What one file says, or everything that is wrong with it.
-fn read(path: &Path) -> Result<Option<PathBuf>, Vec<Problem>> {
-    match read_file(path) {
+fn read(path: &Path, user: u32) -> Result<Option<PathBuf>, Vec<Problem>> {
+    match read_file(path, user) {
         Ok(Some(text)) => understand(path, &text),
         Ok(None) => Ok(None),
         Err(problem) => Err(vec![problem]),

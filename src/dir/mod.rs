@@ -180,7 +180,9 @@ impl Dir {
             return Ok(dir);
         }
         let path = self.path_of(name);
-        let mode = if self.is_shared() { SHARED } else { Mode::RWXU };
+        // The set-group-id bit comes from the parent. To ask for it, here or by a chmod after it, is refused under
+        // systemd's RestrictSUIDSGID=.
+        let mode = if self.is_shared() { SHARED - Mode::SGID } else { Mode::RWXU };
         match self.made(|| rustix::fs::mkdirat(&self.fd, name, mode)) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(Error::cannot_create(path, errno)),

@@ -28,6 +28,8 @@ pub struct Environment {
     pub xdg_config_home: Option<OsString>,
     /// `$TRIPLOCK_CONFIG`
     pub config: Option<OsString>,
+    /// `$XDG_RUNTIME_DIR`
+    pub xdg_runtime_dir: Option<OsString>,
     /// `$HOME`
     pub home: Option<OsString>,
     /// The directory of the machine's configuration, `/etc/triplock`; `None` reads none.
@@ -43,6 +45,7 @@ impl Environment {
             xdg_state_home: var("XDG_STATE_HOME"),
             xdg_config_home: var("XDG_CONFIG_HOME"),
             config: var("TRIPLOCK_CONFIG"),
+            xdg_runtime_dir: var("XDG_RUNTIME_DIR"),
             home: var("HOME"),
             machine_config: Some(PathBuf::from("/etc/triplock")),
         }
@@ -67,11 +70,16 @@ impl StateDir {
     /// `Usage` when none of them tells, or when one is relative: its meaning would change with the working directory.
     /// `BadConfiguration` when `config.toml` is wrong or not to be trusted.
     pub fn default_path(environment: &Environment) -> Result<PathBuf> {
+        Self::default_path_of(environment, rustix::process::geteuid().as_raw())
+    }
+
+    /// The same for another user, whose environment that is.
+    pub(crate) fn default_path_of(environment: &Environment, user: u32) -> Result<PathBuf> {
         let (from, path) = if let Some(dir) = &environment.state_dir {
             ("$TRIPLOCK_STATE_DIR", PathBuf::from(dir))
-        } else if let Some(path) = config::state_dir(&Places::of(environment)?).map_err(Problem::into_error)? {
+        } else if let Some(path) = config::state_dir(&Places::of(environment)?, user).map_err(Problem::into_error)? {
             return Ok(path);
-        } else if rustix::process::geteuid().is_root() {
+        } else if user == 0 {
             ("root's default", PathBuf::from("/var/lib/triplock"))
         } else if let Some(dir) = &environment.xdg_state_home {
             ("$XDG_STATE_HOME", Path::new(dir).join("triplock"))

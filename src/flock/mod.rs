@@ -32,7 +32,10 @@ use locked::{Locked, NotLocked, Opened};
 use message::{Called, Failure};
 use recorded::Ledger;
 
-use crate::process::{Program, Spawn, SpawnError, Status};
+use crate::{
+    name::Name,
+    process::{Program, Spawn, SpawnError, Status},
+};
 
 /// What `--help` says, after the usage.
 const HELP: &str = "
@@ -72,6 +75,14 @@ pub(crate) fn help(name: &str) -> String {
  {name} [options] <file descriptor number>
 {HELP}"
     )
+}
+
+/// The file that such a command line locks, and the job that it is recorded for; `None` when it locks none.
+pub(crate) fn locked_file(words: Vec<OsString>, state: State) -> Option<(OsString, Option<Name>, State)> {
+    let Ok(Asked::Lock(request)) = arguments::parse(words, state.clone()) else { return None };
+    let Target::File { path, .. } = request.target else { return None };
+    let (job, state) = request.record.map_or((None, state), |record| (Some(record.job), record.state));
+    Some((path, job, state))
 }
 
 /// Does what the words after the program's name ask for, and gives the exit code.

@@ -11,6 +11,8 @@ pub struct Options {
     pub policy: Policy,
     /// The exit code of a run that was skipped.
     pub conflict_exit_code: u8,
+    /// The exit code of a run that somebody ended on purpose, or of a wait that a signal ended; else it is the command's.
+    pub stop_exit_code: Option<u8>,
     /// How long an attempt may take.
     pub time_limit: Option<Duration>,
     /// How long the job has between the first signal and KILL; zero sends no KILL (as timeout(1) means it).
@@ -111,6 +113,7 @@ impl Default for Options {
         Self {
             policy: Policy::Skip,
             conflict_exit_code: crate::exit::ExitCode::Busy.code(),
+            stop_exit_code: None,
             time_limit: None,
             kill_after: Duration::from_secs(10),
             signal: libc::SIGTERM,

@@ -74,6 +74,13 @@ impl Run<'_> {
     /// # Errors
     /// What kept triplock from running it: nothing was run.
     pub(crate) fn run(&self) -> Result<Done> {
+        let done = self.see_through()?;
+        let on_purpose = matches!(done.outcome, Outcome::Stopped | Outcome::Replaced | Outcome::Interrupted);
+        let code = self.options.stop_exit_code.filter(|_| on_purpose).unwrap_or(done.code);
+        Ok(Done { code, ..done })
+    }
+
+    fn see_through(&self) -> Result<Done> {
         survive_the_file_limit();
         let files = JobFiles::new(JobFiles::make_directory(self.state)?, self.job.clone());
         let ledger = JobLedger::new(files.clone(), Arc::new(Identity::current()), Arc::new(SystemClock));

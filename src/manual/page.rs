@@ -187,7 +187,7 @@ impl<'a> Subject<'a> {
     }
 
     fn write_environment(self, page: &mut Document) {
-        let variables = more::environment(self.name());
+        let (variables, of_job) = (more::environment(self.name()), more::job_environment(self.name()));
         if variables.is_empty() {
             return;
         }
@@ -195,51 +195,44 @@ impl<'a> Subject<'a> {
         for variable in variables {
             page.item(vec![bold(variable.name)], variable.meaning);
         }
-        if self.parent.is_none() || self.name() == "triplock-run" {
+        if !of_job.is_empty() {
             page.subsection("What a job finds in its environment");
-            for variable in more::JOB_ENVIRONMENT {
-                page.item(vec![bold(variable.name)], variable.meaning);
-            }
+        }
+        for variable in of_job {
+            page.item(vec![bold(variable.name)], variable.meaning);
         }
     }
 
     fn write_files(self, page: &mut Document) {
         let files = more::files(self.name());
-        if files.is_empty() {
-            return;
+        if !files.is_empty() {
+            page.section("FILES");
         }
-        page.section("FILES");
         for file in files {
             page.item(vec![italic(file.name)], file.meaning);
         }
     }
 
     fn write_examples(self, page: &mut Document) {
-        let mut examples = more::examples(self.name()).peekable();
-        if examples.peek().is_some() {
+        let examples = more::examples(self.name());
+        if !examples.is_empty() {
             page.section("EXAMPLES");
         }
         for example in examples {
-            page.example(example.what_for, example.command);
+            page.example(example.name, example.meaning);
         }
     }
 
     fn write_see_also(self, page: &mut Document) {
         page.section("SEE ALSO");
-        let own = self.parts().into_iter().map(Subject::name);
-        let parent = self.parent.map(|parent| parent.get_display_name().unwrap_or_else(|| parent.get_name()));
-        let names: Vec<_> = parent
-            .into_iter()
-            .chain(own)
-            .map(|name| (name, "1"))
-            .chain(more::see_also(self.name()).iter().copied())
-            .collect();
-        let last = names.len() - 1;
-        let mut inlines = Vec::new();
-        for (i, (name, section)) in names.into_iter().enumerate() {
-            inlines.extend([bold(name), roman(format!("({section}){}", if i == last { "" } else { ", " }))]);
-        }
-        page.add(Roff::new().text(inlines));
+        let parent = self.parent.map(|command| Self { command, parent: None });
+        let around = parent.into_iter().chain(self.parts()).map(|subject| reference(subject.name()));
+        let further = more::see_also(self.name()).map(|name| {
+            let (name, section) = name.split_at(name.find('(').unwrap_or(name.len()));
+            vec![bold(name), roman(section)]
+        });
+        let all: Vec<_> = around.chain(further).collect();
+        page.add(Roff::new().text(all.join(&roman(", "))));
     }
 }
 

@@ -27,6 +27,12 @@ use crate::dir::FileId;
 /// The inode number of the first pid namespace (the kernel's `PROC_PID_INIT_INO`).
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 
+/// As much of `/proc/locks` as certainly came in one piece.
+const ONE_READ: usize = 2048;
+
+/// How often the list is read when it is longer and always shows something new.
+const LOOKS: usize = 8;
+
 /// The flock(2) locks of `/proc/locks`, at one moment.
 #[derive(Debug, Default)]
 pub(crate) struct LockTable {
@@ -35,7 +41,7 @@ pub(crate) struct LockTable {
 }
 
 /// One lock, or one wait for one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Line {
     /// 0 when it is in another pid namespace.
     pid: u32,
@@ -69,16 +75,34 @@ impl Line {
     }
 }
 
+/// The list, with as few reads as can be: each read(2) is a look of its own, as far as its buffer and a page go, and the
+/// standard library would begin with a buffer of 32 bytes, in which there is one lock.
+fn look() -> io::Result<String> {
+    let mut text = String::with_capacity(64 * 1024);
+    File::open("/proc/locks")?.read_to_string(&mut text)?;
+    Ok(text)
+}
+
 impl LockTable {
-    /// Each read(2) is one look, as far as its buffer and a page go; between two of them locks come and go, and one that
-    /// was held all the time may be left out. So the buffer is large from the start: a page has some 60 locks, and one
-    /// of 32 bytes, with which the standard library begins, has one.
     pub(crate) fn read() -> io::Result<Self> {
-        let mut text = String::with_capacity(64 * 1024);
-        File::open("/proc/locks")?.read_to_string(&mut text)?;
         let namespace = fs::read_link("/proc/self/ns/pid");
         let is_complete = namespace.is_ok_and(|namespace| namespace == Path::new(FIRST_PID_NAMESPACE));
-        Ok(Self { lines: text.lines().filter_map(Line::parse).collect(), is_complete })
+        let mut text = look()?;
+        let mut lines: Vec<_> = text.lines().filter_map(Line::parse).collect();
+        // The kernel hands out a page at a time, and goes on after as many locks as it has shown: when one of those is
+        // gone meanwhile, another that is held all the time is passed over. So until nothing new is seen.
+        let mut seen = 0;
+        for _ in 0..LOOKS {
+            lines.sort_unstable();
+            lines.dedup();
+            if text.len() <= ONE_READ || lines.len() == seen {
+                break;
+            }
+            seen = lines.len();
+            text = look()?;
+            lines.extend(text.lines().filter_map(Line::parse));
+        }
+        Ok(Self { lines, is_complete })
     }
 
     /// Whether every lock of the machine is in it. Otherwise one that is not in it may still be held, and [`keepers`] has to
@@ -353,10 +377,45 @@ mod tests {
         assert!(!LockTable::read().unwrap().is_locked(id));
     }
 
+    #[test]
+    fn a_lock_that_is_held_is_in_the_list_however_others_come_and_go() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |number: usize| directory.path().join(number.to_string());
+        (0..200).for_each(|number| drop(File::create(file(number)).unwrap()));
+        let held: Vec<_> = (0..100).map(|number| take(&file(number))).collect();
+        let ids: Vec<_> = held.iter().map(|file| crate::dir::stat_file(file).unwrap().id).collect();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let missing = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let others: Vec<_> = (100..200).map(|number| File::open(file(number)).unwrap()).collect();
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    others.iter().for_each(lock);
+                    others.iter().for_each(unlock);
+                }
+            });
+            let looks = (0..150).map(|_| LockTable::read().unwrap());
+            let missing =
+                looks.map(|table| ids.iter().filter(|id| table.takers(**id).is_empty()).count()).sum::<usize>();
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            missing
+        });
+        assert_eq!(missing, 0);
+    }
+
     #[allow(clippy::disallowed_methods)]
     fn take(path: &Path) -> File {
         let file = File::open(path).unwrap();
-        assert!(rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).is_ok());
+        lock(&file);
         file
+    }
+
+    #[allow(clippy::disallowed_methods)]
+    fn unlock(file: &File) {
+        rustix::fs::flock(file, rustix::fs::FlockOperation::Unlock).unwrap();
+    }
+
+    #[allow(clippy::disallowed_methods)]
+    fn lock(file: &File) {
+        rustix::fs::flock(file, rustix::fs::FlockOperation::LockExclusive).unwrap();
     }
 }

@@ -298,6 +298,27 @@ impl SystemdBox {
         self.ledger(job).into_iter().filter(over).map(outcome).collect()
     }
 
+    /// Waits until the job's runs and non-runs came to that.
+    #[track_caller]
+    pub(crate) fn comes_to(&self, job: &str, outcomes: &[&str]) {
+        let mut found = Vec::new();
+        eventually(&format!("the runs of {job} come to {outcomes:?}"), || {
+            found = self.outcomes(job);
+            found.len() >= outcomes.len()
+        });
+        assert_eq!(found, outcomes, "{job}: {:#?}", self.ledger(job));
+    }
+
+    /// The processes of the machine whose command line has that text, by their numbers outside.
+    pub(crate) fn processes(&self, text: &str) -> Vec<u32> {
+        let find = ["-name", "cgroup.procs", "-exec", "cat", "{}", "+"];
+        // (Groups come and go meanwhile.)
+        let found = Command::new("find").arg(&self.group).args(find).output().expect("start find");
+        let pids = String::from_utf8_lossy(&found.stdout).into_owned();
+        let pids = pids.lines().filter_map(|pid| pid.parse().ok());
+        pids.filter(|pid| crate::job::is_alive(*pid) && crate::job::command_line(*pid).contains(text)).collect()
+    }
+
     /// What systemd has printed.
     pub(crate) fn console(&self) -> String {
         fs::read_to_string(self.kept("console")).unwrap_or_default()

@@ -53,6 +53,7 @@ fn set(options: &mut RunOptions, option: &str, text: &str) -> Option<()> {
         "--policy" => once(&mut options.policy, settings::PolicyWord::from_word(text)?),
         "-w" | "--wait" => once(&mut options.wait, duration(text).ok()?),
         "-E" | "--conflict-exit-code" => once(&mut options.conflict_exit_code, settings::exit_code(text).ok()?),
+        "--stop-exit-code" => once(&mut options.stop_exit_code, settings::exit_code(text).ok()?),
         "--slots" => once(&mut options.slots, settings::slots(text).ok()?),
         "--lock" => {
             options.locks.push(text.parse().ok()?);
@@ -86,12 +87,13 @@ mod tests {
     use super::*;
 
     /// Each option that has a value, with two that are good.
-    const VALUES: [(&str, [&str; 2]); 22] = [
+    const VALUES: [(&str, [&str; 2]); 23] = [
         ("--policy", ["skip", "replace"]),
         ("-w", ["0.3", "0"]),
         ("--wait", ["5m", "1d"]),
         ("-E", ["0", "255"]),
         ("--conflict-exit-code", ["1", "75"]),
+        ("--stop-exit-code", ["0", "143"]),
         ("--slots", ["1", "64"]),
         ("--lock", ["db", "x.y"]),
         ("--time-limit", ["1", "1h"]),

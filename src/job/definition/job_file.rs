@@ -73,10 +73,11 @@ const ALERTS: [&str; 4] = ["expect_every", "alert_after", "alert_running", "aler
 
 /// The options of `run`, with `_` for `-`. (`nonblock` is `policy = "skip"`, and `lock`, which may be repeated there,
 /// is `locks`.)
-const SETTINGS: [&str; 20] = [
+const SETTINGS: [&str; 21] = [
     "policy",
     "wait",
     "conflict_exit_code",
+    "stop_exit_code",
     "slots",
     "locks",
     "time_limit",
@@ -233,6 +234,7 @@ fn set(settings: &mut Settings, key: &str, value: &DeValue<'_>) -> Option<Result
         "conflict_exit_code" => {
             keep(&mut settings.conflict_exit_code, parsed(value, Integer::Only, settings::exit_code))
         }
+        "stop_exit_code" => keep(&mut settings.stop_exit_code, parsed(value, Integer::Only, settings::exit_code)),
         "slots" => keep(&mut settings.slots, parsed(value, Integer::Only, settings::slots)),
         "locks" => {
             keep(&mut settings.locks, array(value, |name| text(name)?.parse::<Name>().map_err(|e| e.to_string())))

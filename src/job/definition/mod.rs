@@ -113,10 +113,25 @@ impl Sources {
                 path.display()
             ))),
             None if !given.is_empty() => Ok(Resolved { command: given, options: line.lower()? }),
-            None => Err(match found.unreadable {
-                Some(problem) => problem.into_error(),
-                None => Error::NoSuchJob { job: job.clone(), why: self.what_instead(job) },
-            }),
+            None => Err(self.nothing(job, found.unreadable, || {
+                format!("give a command, `triplock run {job} -- COMMAND`, or define [jobs.{job}] in {self}")
+            })),
+        }
+    }
+
+    /// The definition of a job that must have one.
+    ///
+    /// # Errors
+    /// `BadConfiguration` when a file that defines it has a mistake or none can be read, `NoSuchJob` when none does.
+    pub(crate) fn required(&self, job: &Name) -> Result<Definition> {
+        let found = self.find(job)?;
+        found.definition.ok_or_else(|| self.nothing(job, found.unreadable, || format!("define [jobs.{job}] in {self}")))
+    }
+
+    fn nothing(&self, job: &Name, unreadable: Option<Problem>, otherwise: impl FnOnce() -> String) -> Error {
+        match unreadable {
+            Some(problem) => problem.into_error(),
+            None => Error::NoSuchJob { job: job.clone(), why: self.what_instead(job, otherwise) },
         }
     }
 
@@ -138,7 +153,7 @@ impl Sources {
     fn find(&self, job: &Name) -> Result<Found> {
         let mut found = Found::default();
         let mut result = Ok(());
-        self.visit(|path, text| {
+        self.visit(me(), |path, text| {
             let text = match text {
                 Ok(text) => text,
                 Err(problem) => {
@@ -174,8 +189,13 @@ impl Sources {
 
     /// Every definition, and everything that is wrong.
     pub(crate) fn all(&self) -> All {
+        self.all_for(me())
+    }
+
+    /// The same as that user's triplock would see it.
+    pub(crate) fn all_for(&self, user: u32) -> All {
         let mut all = All::default();
-        self.visit(|path, text| {
+        self.visit(user, |path, text| {
             let text = match text {
                 Ok(text) => text,
                 Err(problem) => return all.problems.push(problem),
@@ -194,12 +214,12 @@ impl Sources {
         all
     }
 
-    fn what_instead(&self, job: &Name) -> String {
+    fn what_instead(&self, job: &Name, otherwise: impl FnOnce() -> String) -> String {
         let all = self.all();
         let names = all.definitions.iter().map(|definition| definition.name.as_str());
         match nearest(job.as_str(), names) {
             Some(meant) => format!("did you mean {meant}?"),
-            None => format!("give a command, `triplock run {job} -- COMMAND`, or define [jobs.{job}] in {self}"),
+            None => otherwise(),
         }
     }
 }
@@ -209,6 +229,10 @@ struct Found {
     definition: Option<Definition>,
     /// A file or directory that might define the job as well.
     unreadable: Option<Problem>,
+}
+
+fn me() -> u32 {
+    rustix::process::geteuid().as_raw()
 }
 
 fn twice(first: &Definition, second: &Definition) -> Problem {

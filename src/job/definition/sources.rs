@@ -40,33 +40,38 @@ impl Sources {
         Ok(Self::Directories([machine, user].into_iter().flatten().map(|place| place.join("jobs.d")).collect()))
     }
 
-    /// Shows each file's text, in order, or why it cannot be read.
-    pub(super) fn visit(&self, mut each: impl FnMut(&Path, Result<String, Problem>)) {
+    /// Shows each file's text, in order, or why it cannot be read for that user.
+    pub(super) fn visit(&self, user: u32, mut each: impl FnMut(&Path, Result<String, Problem>)) {
         match self {
-            Self::Only(path) => match config::open(path) {
+            Self::Only(path) => match config::open(path, user) {
                 Ok(Opened::Missing) => {
                     let why = "there is no such file or directory; correct --config or TRIPLOCK_CONFIG";
                     each(path, Err(Problem::of_file(path, why)));
                 }
-                opened => visit(path, opened, &mut each),
+                opened => visit(path, opened, user, &mut each),
             },
-            Self::Directories(paths) => paths.iter().for_each(|path| match config::open(path) {
+            Self::Directories(paths) => paths.iter().for_each(|path| match config::open(path, user) {
                 Ok(Opened::File(_)) => {
                     each(path, Err(Problem::of_file(path, "is a file, and a directory belongs there")));
                 }
-                opened => visit(path, opened, &mut each),
+                opened => visit(path, opened, user, &mut each),
             }),
         }
     }
 }
 
-fn visit(path: &Path, opened: Result<Opened, Problem>, each: &mut impl FnMut(&Path, Result<String, Problem>)) {
+fn visit(
+    path: &Path,
+    opened: Result<Opened, Problem>,
+    user: u32,
+    each: &mut impl FnMut(&Path, Result<String, Problem>),
+) {
     match opened {
         Ok(Opened::Missing) => {}
         Ok(Opened::File(text)) => each(path, Ok(text)),
         Ok(Opened::Directory(directory, files)) => {
             for file in files {
-                match config::read_in(&directory, &file) {
+                match config::read_in(&directory, &file, user) {
                     // Removed since the directory was listed, or a link that leads nowhere.
                     Ok(None) => {}
                     Ok(Some(text)) => each(&file, Ok(text)),

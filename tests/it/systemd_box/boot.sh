@@ -24,4 +24,4 @@ pivot_root . .before
 umount -l /.before
 rmdir /.before
 exec env -i container=triplock-box PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-  /lib/systemd/systemd --system --unit=box.target --log-target=console --show-status=false
+  /lib/systemd/systemd --system --unit=box.target --log-target=journal-or-kmsg --show-status=false

@@ -37,7 +37,7 @@ fi
 
 mount -t tmpfs -o mode=755 tmpfs "$directory"
 cd "$directory"
-mkdir upper work root
+mkdir upper work root state
 # Wherever / itself is an overlay (in a container), this is a second layer on it, which the kernel allows; not a third.
 mount -t overlay overlay -o "lowerdir=/,upperdir=$directory/upper,workdir=$directory/work" root
 
@@ -52,6 +52,9 @@ cp "$units"/tmpfiles.d/* root/usr/lib/tmpfiles.d/
 # (A mount, as the copy would take the memory of all its debugging information.)
 : >root/usr/bin/triplock
 mount --bind "$triplock" root/usr/bin/triplock
+# No overlay: on one, /proc/locks has another device than stat(2).
+mkdir -p root/var/lib/triplock
+mount --bind state root/var/lib/triplock
 cat >root/etc/systemd/system/box.target <<'UNIT'
 [Unit]
 Requires=basic.target

@@ -21,7 +21,7 @@ fn complains(line: &str, expected: &str) {
 fn every_setting_is_read() {
     let file = understand(
         "[jobs.other]\ncommand = 'echo \"a b\" | wc'\n\n[jobs.nightly]\ncommand = ['backup', '--all']\n\
-         description = 'the whole disk'\nwait = 60\nconflict_exit_code = 0\nslots = 0x2\nlocks = ['db', 'A']\ntime_limit = '1h'\n\
+         description = 'the whole disk'\nwait = 60\nconflict_exit_code = 0\nstop_exit_code = 9\nslots = 0x2\nlocks = ['db', 'A']\ntime_limit = '1h'\n\
          kill_after = 0.5\nsignal = 'SIGINT'\nretries = 1_0\nretry_delay = '2s'\nretry_backoff = 1.5\n\
          retry_max_delay = 60\nok_exit = [3, 0]\nonce_per = '1d'\njitter = '5m'\nhold = 'tree'\nclose = false\n\
          output = 'on-failure'\nkeep_runs = 7\nlog_limit = '64k'\n",
@@ -35,6 +35,7 @@ fn every_setting_is_read() {
     let expected = Options {
         policy: Policy::Wait(crate::lock::Wait::For(seconds(60))),
         conflict_exit_code: 0,
+        stop_exit_code: Some(9),
         time_limit: Some(seconds(3600)),
         kill_after: std::time::Duration::from_millis(500),
         signal: libc::SIGINT,

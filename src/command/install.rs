@@ -1,0 +1,264 @@
+//! `install` and `uninstall`: a job made known to a scheduler, and taken back.
+
+use std::{
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+
+use chrono::Local;
+use serde::Serialize;
+
+use super::{state_path, written};
+use crate::{
+    cli::{self, Global, Scheduler},
+    clock::{Clock as _, SystemClock},
+    config::Places,
+    dir::{Environment, StateDir},
+    error::{Error, Result},
+    exit::ExitCode,
+    install::{self, Account, Ground, Plan, Scope},
+    job::definition::Sources,
+    name::Name,
+    output::Output,
+    schedule::{ChangeKind, ClockChange, Moment, Times},
+};
+
+/// What was done, or would be.
+#[derive(Serialize)]
+struct Report<'a> {
+    did: &'static str,
+    scheduler: &'static str,
+    scope: Scope,
+    job: &'a Name,
+    dry_run: bool,
+    files: Vec<File<'a>>,
+    #[serde(flatten)]
+    times: Option<&'a Times>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    see: Vec<String>,
+    warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct File<'a> {
+    path: &'a Path,
+    change: &'static str,
+    /// What it would hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a str>,
+}
+
+pub(super) fn install(output: &Output, global: &Global, args: &cli::Install) -> anyhow::Result<ExitCode> {
+    let environment = Environment::current();
+    let scope = scope(&args.scope);
+    let is_systemd = args.scheduler == Scheduler::Systemd;
+    if args.hardened && !is_systemd {
+        return Err(Error::Usage("--hardened is about units; cron has nothing of that kind".to_owned()).into());
+    }
+    let definition = Sources::new(args.config.as_deref(), &environment)?.required(&args.job)?;
+    let now = SystemClock.now();
+    let times = if is_systemd { Times::of_systemd(&definition, now)? } else { Times::of_cron(&definition, now)? };
+    let user = install::user(&definition, scope)?;
+    let started_as = std::env::args_os().next();
+    let program = install::binary_path(started_as.as_deref(), std::env::var_os("PATH").as_ref())?;
+    if !args.dry_run {
+        has_rights(scope, &program)?;
+        install::is_there(is_systemd, scope, runtime(&environment))?;
+    }
+    let state = state(global, &environment, scope)?;
+    let config = config(&definition.path, &environment)?;
+    let ground = Ground { definition: &definition, program, state, config, scope, user, is_hardened: args.hardened };
+    let plan = match args.scheduler {
+        Scheduler::Systemd => install::with_systemd(&ground, &times, &units(&environment, scope)?)?,
+        Scheduler::Cron => install::with_cron(&ground, &times)?,
+    };
+    if !args.dry_run {
+        plan.install()?;
+    }
+    let own = Account::own().filter(|_| scope == Scope::User);
+    let runs_as = ground.user.clone().or(own).or_else(|| Account::of("root"));
+    let mut warnings = times.warnings.clone();
+    warnings.extend(runs_as.iter().flat_map(|account| install::doubts(&ground, account)));
+    if let (true, Scope::User, Some(account)) = (is_systemd, scope, &runs_as) {
+        if !Path::new("/var/lib/systemd/linger").join(&account.name).exists() {
+            let name = &account.name;
+            warnings.push(format!(
+                "{name}'s timers run only while {name} is logged in; `loginctl enable-linger {name}` changes that"
+            ));
+        }
+    }
+    let report = Report {
+        did: "install",
+        scheduler: word(args.scheduler),
+        scope,
+        job: &args.job,
+        dry_run: args.dry_run,
+        files: files(&plan, args.dry_run),
+        times: Some(&times),
+        see: see(args.scheduler, scope, &args.job),
+        warnings,
+    };
+    tell(output, &report)
+}
+
+pub(super) fn uninstall(output: &Output, args: &cli::Uninstall) -> anyhow::Result<ExitCode> {
+    let environment = Environment::current();
+    let scope = scope(&args.scope);
+    let plan = match args.scheduler {
+        Scheduler::Systemd => install::without_systemd(&args.job, scope, &units(&environment, scope)?)?,
+        Scheduler::Cron => install::without_cron(&args.job, scope)?,
+    };
+    if !args.dry_run && !plan.changes.is_empty() {
+        let started_as = std::env::args_os().next();
+        // Whether it is still there does not matter to a removal.
+        let program = install::binary_path(started_as.as_deref(), std::env::var_os("PATH").as_ref());
+        has_rights(scope, &program.unwrap_or_else(|_| "triplock".into()))?;
+        plan.uninstall(runtime(&environment))?;
+    }
+    let report = Report {
+        did: "uninstall",
+        scheduler: word(args.scheduler),
+        scope,
+        job: &args.job,
+        dry_run: args.dry_run,
+        files: files(&plan, false),
+        times: None,
+        see: Vec::new(),
+        warnings: Vec::new(),
+    };
+    tell(output, &report)
+}
+
+fn word(scheduler: Scheduler) -> &'static str {
+    match scheduler {
+        Scheduler::Systemd => "systemd",
+        Scheduler::Cron => "cron",
+    }
+}
+
+fn scope(given: &cli::InstallScope) -> Scope {
+    match rustix::process::geteuid().is_root() {
+        _ if given.system => Scope::System,
+        true if !given.user => Scope::System,
+        _ => Scope::User,
+    }
+}
+
+/// The system's scheduler is root's.
+fn has_rights(scope: Scope, program: &Path) -> Result<()> {
+    if scope == Scope::User || rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let words = std::env::args().skip(1).map(|argument| install::word_in_shell(&argument));
+    let command = words.fold(install::word_in_shell(&program.to_string_lossy()), |command, word| command + " " + &word);
+    Err(Error::Denied {
+        path: "/etc".into(),
+        why: format!("only root may change the machine's schedulers; run `sudo {command}`, or use --user"),
+    })
+}
+
+fn runtime(environment: &Environment) -> Option<&Path> {
+    environment.xdg_runtime_dir.as_deref().map(Path::new)
+}
+
+fn units(environment: &Environment, scope: Scope) -> Result<PathBuf> {
+    // (The user's place for configuration, whosever.)
+    let user = Places::of(environment)?.user;
+    install::units(scope, user.as_deref().and_then(Path::parent))
+}
+
+/// The state directory in force for the scheduler: for the machine's, it is root's, whoever looks at what would be written.
+fn state(global: &Global, environment: &Environment, scope: Scope) -> Result<PathBuf> {
+    let is_roots = scope == Scope::System && !rustix::process::geteuid().is_root();
+    let path = match &global.state_dir {
+        None if is_roots => {
+            let machine =
+                Environment { xdg_state_home: None, xdg_config_home: None, home: None, ..environment.clone() };
+            match StateDir::default_path(&machine) {
+                Err(Error::Usage(_)) => PathBuf::from("/var/lib/triplock"),
+                path => path?,
+            }
+        }
+        _ => state_path(global)?,
+    };
+    std::path::absolute(&path).map_err(|e| Error::io("resolve", path, e))
+}
+
+/// The file to name to the scheduler, when it is not one that triplock finds for every user.
+fn config(file: &Path, environment: &Environment) -> Result<Option<PathBuf>> {
+    let machine = Places::of(environment)?.machine.map(|place| place.join("jobs.d"));
+    let file = std::path::absolute(file).map_err(|e| Error::io("resolve", file, e))?;
+    Ok(Some(file).filter(|file| file.parent() != machine.as_deref()))
+}
+
+fn files(plan: &Plan, with_texts: bool) -> Vec<File<'_>> {
+    let mut files = Vec::new();
+    for change in plan.changes.iter().filter(|change| change.word() != "missing") {
+        let text = change.new.as_deref().filter(|_| with_texts);
+        files.push(File { path: &change.path, change: change.word(), text });
+    }
+    files
+}
+
+fn see(scheduler: Scheduler, scope: Scope, job: &Name) -> Vec<String> {
+    let status = format!("triplock status {job}");
+    match (scheduler, scope) {
+        (Scheduler::Systemd, Scope::System) => vec![format!("systemctl list-timers triplock@{job}.timer"), status],
+        (Scheduler::Systemd, Scope::User) => {
+            vec![format!("systemctl --user list-timers triplock@{job}.timer"), status]
+        }
+        (Scheduler::Cron, _) => vec![status],
+    }
+}
+
+fn tell(output: &Output, report: &Report) -> anyhow::Result<ExitCode> {
+    let mut to = io::BufWriter::new(io::stdout().lock());
+    let printed = output.result(&mut to, report, || text(report)).and_then(|()| to.flush());
+    if !output.json {
+        for warning in &report.warnings {
+            output.warning(&format!("{}: {warning}", report.job));
+        }
+    }
+    Ok(written(printed, ExitCode::Success)?)
+}
+
+fn text(report: &Report) -> String {
+    let mut lines = Vec::new();
+    if report.files.is_empty() {
+        let whose = if report.scope == Scope::System { "--system" } else { "--user" };
+        lines.push(format!("nothing of job {} is installed with {} ({whose})", report.job, report.scheduler));
+    }
+    for file in &report.files {
+        let path = file.path.display();
+        lines.push(match (file.text, file.change) {
+            // As `systemctl cat` shows files.
+            (Some(text), _) => format!("# {path}\n{text}"),
+            (None, change) if report.dry_run => format!("would be {change}: {path}"),
+            (None, change) => format!("{change}: {path}"),
+        });
+    }
+    if let Some(times) = report.times {
+        lines.extend(times.next.first().map(|_| "next times:".to_owned()));
+        lines.extend(times.next.iter().map(moment));
+        lines.extend(times.clock_changes.iter().map(clock_change));
+        lines.push(format!("to see it: {}", report.see.join("; ")));
+    }
+    lines.join("\n")
+}
+
+fn moment(moment: &Moment) -> String {
+    let shown = moment.time.with_timezone(&Local).format("%a %Y-%m-%d %H:%M:%S %:z");
+    let note = if moment.shown_twice { "  (the clock shows this time twice)" } else { "" };
+    format!("  {shown}{note}")
+}
+
+fn clock_change(change: &ClockChange) -> String {
+    let ClockChange { kind, expression, from, to, zone, effect } = change;
+    let zone = zone.as_ref().map_or_else(String::new, |zone| format!(" in {zone}"));
+    let (from, to) = (from.format("%Y-%m-%d %H:%M"), to.format("%H:%M"));
+    let what = match kind {
+        ChangeKind::Gap => "is skipped: the clock is put forward",
+        ChangeKind::Repeat => "comes twice: the clock is put back",
+    };
+    format!("{from} to {to}{zone} {what}; {expression:?}: {effect}")
+}

@@ -1,0 +1,97 @@
+//! A look at everything that can be wrong before it matters: configuration, job files, state, and what keeps shell, cron
+//! and systemd from meeting at the same lock.
+//!
+//! All of it is said at once, each with its place and its fix; nothing is executed, and no lock is taken. Much of what is
+//! read belongs to somebody else, so whatever lies there is read in bounded time, and what cannot be read is a note.
+//!
+//! - `configuration`, `state`, `steps`, `holders`, `access`, `room`: what triplock itself reads and writes.
+//! - `crontabs`, `units` (with `crontab`, `unit` and `shell`, which understand their languages) find the command lines that
+//!   start triplock on this machine, each a `Start` with the environment that it gets.
+//! - `meeting`, `programs`, `confinement`, `lock_files` judge those.
+
+mod access;
+mod configuration;
+mod confinement;
+mod crontab;
+mod crontabs;
+mod findings;
+mod holders;
+mod lock_files;
+mod machine;
+mod meeting;
+mod mounts;
+mod programs;
+mod read;
+mod room;
+mod shell;
+mod start;
+mod state;
+mod steps;
+mod unit;
+mod units;
+
+use std::path::{Path, PathBuf};
+
+use crate::{
+    dir::{Environment, StateDir},
+    error::{Error, Result},
+};
+
+pub(crate) use findings::{Findings, LookedAt, Problem};
+use machine::Machine;
+pub(crate) use start::{Asked, Subject, Understand};
+
+/// What is to be looked at.
+pub(crate) struct Doctor<'a> {
+    pub(crate) environment: &'a Environment,
+    /// The job files that the command line names.
+    pub(crate) config: Option<&'a Path>,
+    /// The state directory, or why there is none.
+    pub(crate) state: Result<PathBuf>,
+    pub(crate) allow_network_fs: bool,
+    /// Where the machine's crontabs and units are looked for, if not in `/`.
+    pub(crate) root: Option<&'a Path>,
+    pub(crate) understand: Understand<'a>,
+}
+
+impl Doctor<'_> {
+    pub(crate) fn examine(self) -> Findings {
+        let mut findings = Findings::default();
+        let machine = Machine::new(self.root, self.environment);
+        configuration::examine(&machine, self.config, &mut findings);
+        let state = match self.state {
+            Ok(path) => Some(path),
+            // Said already.
+            Err(Error::BadConfiguration { .. }) => None,
+            Err(e) => findings.keep(Err(e)),
+        };
+        let mut starts = crontabs::starts(&machine, self.understand, &mut findings);
+        starts.extend(units::starts(&machine, self.understand, &mut findings));
+        findings.looked_at.scheduled = starts.len();
+        meeting::examine(&machine, &starts, state.as_deref(), &mut findings);
+        programs::examine(&machine, &starts, &mut findings);
+        confinement::examine(&machine, &starts, &mut findings);
+        lock_files::examine(&machine, &starts, &mut findings);
+        if let Some(path) = state {
+            let path = std::path::absolute(&path).unwrap_or(path);
+            mounts::examine(&machine.mounts, &path, &mut findings);
+            let opened = StateDir::open_existing(&path, self.allow_network_fs);
+            match findings.keep(opened) {
+                Some(Some(state)) => {
+                    access::examine(&path, state.is_shared(), &mut findings);
+                    room::examine(&path, &mut findings);
+                    state::examine(state, &mut findings);
+                }
+                Some(None) => {
+                    let note =
+                        format!("{}: the state directory is not there yet; the first command makes it", path.display());
+                    findings.note(note);
+                }
+                None => {}
+            }
+            findings.looked_at.state_dir = Some(path);
+        }
+        machine.say_unread(&mut findings);
+        findings
+    }
+}
