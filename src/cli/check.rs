@@ -12,10 +12,11 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(
     after_help = "Prints one line, as monitoring plugins do: `TRIPLOCK OK - … | …`. What an option says goes before \
-the job file's key of the same name. Takes no lock.\n\
-Exit code: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN; of several the worst, CRITICAL before WARNING before UNKNOWN. \
-Whatever cannot be told is UNKNOWN: a wrong command line, a wrong job file, state that cannot be read, no such job, \
-no job at all."
+the job file's key of the same name. Failures are runs that failed, timed out or were lost, and starts that were \
+refused or found no command; what somebody stopped or replaced is none. Takes no lock.\n\
+Exit code: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN; of several jobs the worst, CRITICAL before WARNING before UNKNOWN. \
+Whatever cannot be told is UNKNOWN: a wrong command line, a wrong job file, state that cannot be read, no such job, no \
+job at all."
 )]
 pub(crate) struct Check {
     /// The job [default: all that a file defines, and all that have run].

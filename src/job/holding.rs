@@ -31,7 +31,7 @@ pub(super) enum By {
 
 impl By {
     /// `noted`: what the note said when the lock was not had. Of several files, one that a run holds is enough.
-    pub(super) fn find(locks: &FileLock, files: &[String], noted: Option<Holder>) -> Self {
+    pub(super) fn find(locks: &FileLock, files: &[String], mut noted: Option<Holder>) -> Self {
         let mut stranger = None;
         for look in 0..LOOKS {
             if look > 0 {
@@ -48,11 +48,13 @@ impl By {
                         return if is_there { Self::Run(note) } else { Self::Leftover(note) };
                     }
                     (_, Some(taker)) if *taker != 0 => stranger = stranger.or(Some(*taker)),
-                    // It was let go meanwhile, or the table does not tell: what was noted then is the best there is.
+                    // It was let go meanwhile, or the table does not tell: what is noted is the best there is.
+                    (Some(note), _) if info(note.pid).is_some() => noted = Some(note),
                     _ => {}
                 }
             }
-            if stranger.is_none() {
+            // The note of somebody who is gone may be about to be replaced, by a holder whom the table has missed.
+            if stranger.is_none() && noted.as_ref().is_none_or(|noted| info(noted.pid).is_some()) {
                 break;
             }
         }

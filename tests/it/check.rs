@@ -9,6 +9,7 @@ use crate::{
     latch::{Latch, run},
     machine,
     sandbox::{Finished, Sandbox, eventually},
+    strace,
 };
 
 /// A directory of job files with that one.
@@ -280,6 +281,29 @@ fn an_outsider_gets_unknown_and_not_well() {
     for words in [&["check", "j"][..], &["check"]] {
         line(&sandbox.triplock(words).for_people().under(outsider).run(), 3);
     }
+}
+
+#[test]
+fn a_look_takes_no_lock_and_reads_the_same_of_a_ledger_of_any_length() {
+    if !machine::may_trace("check::a_look_takes_no_lock_and_reads_the_same_of_a_ledger_of_any_length") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    run(&sandbox, "j", "", ["true"]).run().exits(0);
+    let ledger = job_lines::path(&sandbox, "j");
+    let last = fs::read_to_string(&ledger).unwrap().lines().last().unwrap().to_owned() + "\n";
+    fs::write(&ledger, last.repeat(10_000)).unwrap();
+    let trace = sandbox.path("trace");
+    let words = ["check", "j", "--config", sandbox.path("").to_str().unwrap()].map(str::to_owned);
+    let wrapper = strace::tracing(&trace, &["-e", "trace=flock,read,pread64,openat"]);
+    line(&sandbox.triplock(words).for_people().under(wrapper).run(), 0);
+    let calls = strace::calls(&trace);
+    assert!(calls.iter().any(|call| call.is("openat", "/proc/locks")), "{calls:?}");
+    assert!(!calls.iter().any(|call| call.name == "flock"), "{calls:?}");
+    let reads = calls.iter().filter(|call| call.name.contains("read") && call.text.contains("j.jsonl"));
+    let bytes: u64 = reads.filter_map(|call| call.text.rsplit_once(" = ")?.1.trim().parse::<u64>().ok()).sum();
+    let size = fs::metadata(&ledger).unwrap().len();
+    assert!((1..200_000).contains(&bytes) && size > 5_000_000, "{bytes} of {size} bytes were read");
 }
 
 #[test]

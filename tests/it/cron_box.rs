@@ -263,7 +263,7 @@ impl Mail {
 }
 
 /// Where Debian's multiarch puts it.
-fn libfaketime() -> Option<PathBuf> {
+pub(crate) fn libfaketime() -> Option<PathBuf> {
     let directories = fs::read_dir("/usr/lib").ok()?;
     let mut candidates = directories.filter_map(|entry| Some(entry.ok()?.path().join("faketime/libfaketime.so.1")));
     candidates.find(|path| path.is_file())

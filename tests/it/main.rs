@@ -11,6 +11,7 @@ mod cron_box;
 mod damage;
 mod doctor;
 mod documents;
+mod everywhere;
 mod fairness;
 mod flock_behaviour;
 mod flock_drop_in;

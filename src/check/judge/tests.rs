@@ -114,7 +114,7 @@ fn a_job_that_never_succeeded_is_late_from_when_it_is_known() {
     let by_file = Subject { defined: Some(at(0)), ..never };
     assert_eq!((words(&by_file, 60), words(&by_file, 61)), (vec![], vec!["never_succeeded"]));
     assert_eq!(state(&by_file, 61), State::Critical);
-    let by_ledger = subject(every(60), &[not_run(1, 0, Outcome::Skipped)]);
+    let by_ledger = subject(every(60), &[not_run(1, 0, Outcome::Skipped), not_run(2, 50, Outcome::Skipped)]);
     assert_eq!((words(&by_ledger, 60), words(&by_ledger, 61)), (vec![], vec!["never_succeeded"]));
     // The earlier counts: an edit makes nothing fresh, nor does a first line that comes late.
     let edited = Subject { defined: Some(at(50)), ..by_ledger };
