@@ -162,7 +162,6 @@ impl Error {
             }
             Self::NoSuchTrip(_) | Self::NoSuchJob { .. } | Self::NoSuchLog { .. } => ExitCode::NotFound,
             Self::NotOurs { .. } => ExitCode::Refused,
-            Self::NoScheduler(_) => ExitCode::System,
             Self::Nested(_) => ExitCode::NotRun,
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound => ExitCode::NotFound,
@@ -173,7 +172,7 @@ impl Error {
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ExitCode::Permission,
                 _ => ExitCode::CannotCreate,
             },
-            Self::NotAppended { .. } => ExitCode::System,
+            Self::NotAppended { .. } | Self::NoScheduler(_) => ExitCode::System,
             Self::Denied { .. } => ExitCode::Permission,
             Self::Reentrant(_) => ExitCode::Internal,
             Self::LockLost(_) => ExitCode::LockLost,

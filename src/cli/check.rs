@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::Args;
+use clap::{Args, ValueHint};
 
 use crate::{
     job::{definition::Alerts, settings},
@@ -11,10 +11,11 @@ use crate::{
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Prints one line, as monitoring plugins do: `TRIPLOCK OK - … | …`. Exit code: 0 OK, 1 WARNING, \
-2 CRITICAL, 3 UNKNOWN; of several the worst, CRITICAL before WARNING before UNKNOWN. Whatever cannot be told is \
-UNKNOWN: a wrong command line, a wrong job file, state that cannot be read, no such job, no job at all. What an option \
-says goes before the job file's key of the same name. Takes no lock."
+    after_help = "Prints one line, as monitoring plugins do: `TRIPLOCK OK - … | …`. What an option says goes before \
+the job file's key of the same name. Takes no lock.\n\
+Exit code: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN; of several the worst, CRITICAL before WARNING before UNKNOWN. \
+Whatever cannot be told is UNKNOWN: a wrong command line, a wrong job file, state that cannot be read, no such job, \
+no job at all."
 )]
 pub(crate) struct Check {
     /// The job [default: all that a file defines, and all that have run].
@@ -32,7 +33,7 @@ pub(crate) struct Check {
     #[arg(long, value_name = "N", value_parser = settings::positive_count, allow_negative_numbers = true)]
     pub(crate) alert_skips: Option<u32>,
     /// Look for job files in this file or directory only, as `run` would.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub(crate) config: Option<PathBuf>,
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, ValueHint};
 
 use crate::name::Name;
 
@@ -35,7 +35,7 @@ pub(crate) struct Install {
     #[arg(long)]
     pub(crate) dry_run: bool,
     /// Look for the job in this file or directory only, now and when it is started.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub(crate) config: Option<PathBuf>,
 }
 

@@ -55,6 +55,10 @@ pub(super) fn install(output: &Output, global: &Global, args: &cli::Install) -> 
     if args.hardened && !is_systemd {
         return Err(Error::Usage("--hardened is about units; cron has nothing of that kind".to_owned()).into());
     }
+    if args.hardened && scope == Scope::User {
+        let why = "--hardened needs --system: a user's own systemd cannot take away what the drop-in takes away";
+        return Err(Error::Usage(why.to_owned()).into());
+    }
     let definition = Sources::new(args.config.as_deref(), &environment)?.required(&args.job)?;
     let now = SystemClock.now();
     let times = if is_systemd { Times::of_systemd(&definition, now)? } else { Times::of_cron(&definition, now)? };

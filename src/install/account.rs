@@ -36,6 +36,15 @@ impl Account {
     }
 }
 
+/// Whether there is such a group.
+pub(super) fn is_group(name: &str) -> bool {
+    let is_listed = || {
+        let list = fs::read_to_string("/etc/group").unwrap_or_default();
+        list.lines().any(|line| line.split(':').next() == Some(name))
+    };
+    answer("getent", &["group", "--", name]).is_some() || is_listed()
+}
+
 fn answer(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
@@ -63,5 +72,6 @@ mod tests {
         assert_eq!(Account::read(&listed("root").unwrap()).unwrap().home, root.home);
         assert_eq!(Account::of("no-such-user-here"), None);
         assert_eq!(Account::of("--help"), None);
+        assert!(is_group("root") && !is_group("no-such-group-here"));
     }
 }

@@ -1,5 +1,7 @@
 //! A job as lines of a crontab: a file of its own in /etc/cron.d, or lines in the user's own crontab.
 
+use std::fmt::Write as _;
+
 use super::{Ground, escape::word_in_crontab, marker, no_such_path};
 use crate::{
     error::{Error, Result},
@@ -30,7 +32,7 @@ pub(super) fn file(ground: &Ground, times: &Times) -> Result<String> {
     let user = ground.user.as_ref().map_or("root", |user| &user.name);
     let mut body = format!("SHELL=/bin/sh\nPATH={SEARCH}\n");
     for expression in &times.expressions {
-        body.push_str(&format!("{expression} {user} {}\n", command(ground)?));
+        let _ = writeln!(body, "{expression} {user} {}", command(ground)?);
     }
     let hint = format!("change the job file and install again; `triplock uninstall cron {job}` removes this file");
     Ok(marker::marked(&owner(job), &hint, &body))
@@ -41,7 +43,7 @@ pub(super) fn lines(ground: &Ground, times: &Times) -> Result<String> {
     let job = &ground.definition.name;
     let mut body = String::new();
     for expression in &times.expressions {
-        body.push_str(&format!("{expression} {}\n", command(ground)?));
+        let _ = writeln!(body, "{expression} {}", command(ground)?);
     }
     let hint = format!("change the job file and install again; `triplock uninstall cron {job}` removes these lines");
     Ok(marker::marked(&owner(job), &hint, &body))
@@ -52,7 +54,8 @@ fn command(ground: &Ground) -> Result<String> {
     let Ground { definition, program, state, config, .. } = ground;
     let mut command = format!("{} --state-dir {} run {}", word(program)?, word(state)?, definition.name);
     if let Some(config) = config {
-        command.push_str(&format!(" --config {}", word(config)?));
+        command += " --config ";
+        command += &word(config)?;
     }
     // cron mails whatever is printed.
     if definition.settings.output.is_none() {

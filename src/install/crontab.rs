@@ -38,7 +38,7 @@ impl UserCrontab {
     }
 
     /// The crontab with these lines for those that the owner has, or without.
-    pub(super) fn change(&self, owner: &str, lines: Option<String>) -> Result<Change> {
+    pub(super) fn change(&self, owner: &str, lines: Option<&str>) -> Result<Change> {
         let path = format!("crontab of user {}", self.user).into();
         let mut text = self.text.clone().unwrap_or_default();
         match marker::find(&text, owner) {
@@ -48,12 +48,12 @@ impl UserCrontab {
                 );
                 return Err(Error::NotOurs { path, why });
             }
-            Some(block) => text.replace_range(block.range, lines.as_deref().unwrap_or_default()),
+            Some(block) => text.replace_range(block.range, lines.unwrap_or_default()),
             None => {
                 if !text.is_empty() && !text.ends_with('\n') && lines.is_some() {
                     text.push('\n');
                 }
-                text.push_str(lines.as_deref().unwrap_or_default());
+                text.push_str(lines.unwrap_or_default());
             }
         }
         let old = self.text.as_ref().map(|text| text.clone().into_bytes());

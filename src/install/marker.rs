@@ -34,7 +34,7 @@ pub(super) fn find(text: &str, owner: &str) -> Option<Block> {
             let checksum = words.nth(1).and_then(|digits| u32::from_str_radix(digits, 16).ok());
             let length = text[body..].split_inclusive('\n').take(count.unwrap_or(0)).map(str::len).sum::<usize>();
             let end = body + length;
-            let is_intact = count.is_some() && checksum == Some(crc32fast::hash(text[body..end].as_bytes()));
+            let is_intact = count.is_some() && checksum == Some(crc32fast::hash(&text.as_bytes()[body..end]));
             return Some(Block { range: start..end, is_intact });
         }
         start = body;

@@ -154,11 +154,11 @@ pub(crate) fn with_cron(ground: &Ground, times: &Times) -> Result<Plan> {
             let change = change(path, &owner, Some(cron::file(ground, times)?))?;
             Ok(Plan { changes: vec![change], target: Target::CronD })
         }
-        Scope::User => in_crontab(&owner, Some(cron::lines(ground, times)?)),
+        Scope::User => in_crontab(&owner, Some(&cron::lines(ground, times)?)),
     }
 }
 
-fn in_crontab(owner: &str, lines: Option<String>) -> Result<Plan> {
+fn in_crontab(owner: &str, lines: Option<&str>) -> Result<Plan> {
     let crontab = UserCrontab::read()?;
     let change = crontab.change(owner, lines)?;
     Ok(Plan { changes: vec![change], target: Target::Crontab(crontab) })
@@ -252,6 +252,12 @@ pub(crate) fn doubts(ground: &Ground, runs_as: &Account) -> Vec<String> {
     let mut doubts = reach::warnings("the program", &ground.program, Wish::Execute, runs_as);
     doubts.extend(reach::warnings("the job file", &ground.definition.path, Wish::Read, runs_as));
     doubts.extend(reach::warnings("the state directory", &ground.state, Wish::Fill, runs_as));
+    if ground.is_hardened && !account::is_group(systemd::GROUP) {
+        let group = systemd::GROUP;
+        doubts.push(format!(
+            "there is no group {group}, which the hardened unit is in; `groupadd --system {group}` makes it"
+        ));
+    }
     doubts
 }
 
@@ -316,11 +322,11 @@ impl Plan {
                     // Unless somebody else has a drop-in there.
                     let _ = fs::remove_dir(directory);
                 }
-                if !is_there {
+                if is_there {
+                    systemctl.forget(&systemd::services(job));
+                } else {
                     // What `disable` would have removed.
                     let _ = fs::remove_file(units.join("timers.target.wants").join(&timer));
-                } else {
-                    systemctl.forget(&systemd::services(job));
                 }
                 Ok(())
             }

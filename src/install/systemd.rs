@@ -3,7 +3,10 @@
 //! A package may have installed the templates already; they are never written twice. So that it does not matter whose they
 //! are, the drop-ins name the program and the state directory again.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
 
 use super::{
     Ground,
@@ -20,6 +23,9 @@ const SERVICE: &str = include_str!("../../systemd/triplock@.service");
 const TIMER: &str = include_str!("../../systemd/triplock@.timer");
 const FAILURE: &str = include_str!("../../systemd/triplock-failure@.service");
 const HARDENED: &str = include_str!("../../systemd/hardened.conf");
+
+/// The group that the hardened unit is in.
+pub(super) const GROUP: &str = "triplock";
 
 /// The templates, by their files' names.
 const TEMPLATES: [(&str, &str); 3] =
@@ -82,27 +88,27 @@ pub(super) fn drop_ins(ground: &Ground, times: &Times) -> Result<Vec<Unit>> {
     let definition = ground.definition;
     let mut service = pinned(ground, SERVICE, true)?;
     if let Some(user) = &ground.user {
-        service.push_str(&format!("User={}\n", user.name));
+        let _ = writeln!(service, "User={}", user.name);
     }
     match definition.settings.kill_after {
         // (0 sends no KILL, ever; whoever wants that of systemd too has to tell it.)
         Some(kill_after) if kill_after.as_secs() > 0 => {
             // Rounded up.
             let seconds = kill_after.as_secs() + u64::from(kill_after.subsec_nanos() > 0) + GRACE;
-            service.push_str(&format!("TimeoutStopSec={seconds}\n"));
+            let _ = writeln!(service, "TimeoutStopSec={seconds}");
         }
         _ => {}
     }
-    let mut when = "[Timer]\n# Those of the template, or of an earlier file, do not count.\nOnCalendar=\n".to_owned();
+    let mut dates = "[Timer]\n# Those of the template, or of an earlier file, do not count.\nOnCalendar=\n".to_owned();
     for expression in &times.expressions {
-        when.push_str(&format!("OnCalendar={}\n", expression.replace('%', "%%")));
+        let _ = writeln!(dates, "OnCalendar={}", expression.replace('%', "%%"));
     }
     let hardened = ground.is_hardened.then(|| substituted(ground, HARDENED)).transpose()?;
     let failure = pinned(ground, FAILURE, false)?;
     let job = &definition.name;
     let owner = format!("job {job}");
     let hint = format!("change the job file and install again; `triplock uninstall systemd {job}` removes this file");
-    let texts = [Some(service), hardened, Some(when), Some(failure)];
+    let texts = [Some(service), hardened, Some(dates), Some(failure)];
     let unit = |(path, text): (PathBuf, Option<String>)| Unit {
         path,
         owner: owner.clone(),
@@ -124,7 +130,7 @@ fn pinned(ground: &Ground, template: &str, runs_the_job: bool) -> Result<String>
         if is_state || is_command {
             text.push_str(&line_for(ground, line)?);
             if let (true, true, Some(config)) = (is_command, runs_the_job, &ground.config) {
-                text.push_str(&format!(" --config {}", word(config)?));
+                let _ = write!(text, " --config {}", word(config)?);
             }
             text.push('\n');
         }

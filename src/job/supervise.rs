@@ -86,9 +86,7 @@ impl Supervisor<'_> {
         };
         self.recorded.arm(Instant::now());
         loop {
-            if state.ended.is_none() {
-                state.ended = tree.reap()?.map(|ended| (ended, state.started.elapsed()));
-            }
+            self.take_end(tree, &mut state)?;
             if let Some((ended, duration)) = state.ended {
                 // What it left is its own business, unless somebody wanted the end of it all.
                 let must_end = state.cause.is_some() && state.kill_at.is_some() && !state.killed;
@@ -101,13 +99,8 @@ impl Supervisor<'_> {
             self.recorded.begin_if_due();
             self.sleep(&state)?;
             // First: of a command that has ended by itself, however long ago we slept through that, nothing is wanted.
-            if state.ended.is_none() {
-                state.ended = tree.reap()?.map(|ended| (ended, state.started.elapsed()));
-            }
+            self.take_end(tree, &mut state)?;
             if state.ended.is_some() && state.cause.is_none() {
-                while let Some(received) = self.signals.read() {
-                    self.hear_late(received, &mut state);
-                }
                 continue;
             }
             while let Some(received) = self.signals.read() {
@@ -115,6 +108,19 @@ impl Supervisor<'_> {
             }
             self.keep_limits(tree, &mut state)?;
         }
+    }
+
+    /// Takes the command's end, if it has come, and the signals that have come besides: nobody reads them later.
+    fn take_end(&self, tree: &mut Tree, state: &mut State) -> io::Result<()> {
+        if state.ended.is_none() {
+            state.ended = tree.reap()?.map(|ended| (ended, state.started.elapsed()));
+        }
+        if state.ended.is_some() && state.cause.is_none() {
+            while let Some(received) = self.signals.read() {
+                self.hear_late(received, state);
+            }
+        }
+        Ok(())
     }
 
     /// Until something happens.

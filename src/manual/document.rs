@@ -16,6 +16,8 @@ impl Document {
         let mut head = Roff::new();
         let source = concat!("triplock ", env!("CARGO_PKG_VERSION"));
         head.control("TH", [title.to_uppercase().as_str(), "1", date, source, "triplock manual"]);
+        // No hyphen in a path or an option, and no line stretched between two of them.
+        head.control("ad", ["l"]).control("nh", []);
         Self { text: head.render() }
     }
 

@@ -1,5 +1,7 @@
 //! The page of one command: its sections, in the order of man-pages(7).
 
+use std::fmt::Write as _;
+
 use clap::{Arg, Command};
 use clap_mangen::{
     Man,
@@ -243,7 +245,13 @@ fn with_values(arg: Arg) -> Arg {
         return arg;
     }
     let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
-    arg.help(format!("{help} [possible values: {}]", values.join(", "))).hide_possible_values(true)
+    let mut text = format!("{help} [possible values: {}]", values.join(", "));
+    for value in arg.get_possible_values() {
+        if let Some(meaning) = value.get_help() {
+            write!(text, "\n\n{}: {meaning}", value.get_name()).expect("a String takes everything");
+        }
+    }
+    arg.help(text).hide_possible_values(true)
 }
 
 fn is_exit(text: &str) -> bool {

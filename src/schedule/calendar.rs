@@ -65,7 +65,7 @@ impl Calendar {
         // By a clock that is never changed: does it have a time there?
         let before = from.and_utc() - TimeDelta::seconds(1);
         let on_the_wall = elapses(&self.bare, Some("UTC"), before, 1)?;
-        if !on_the_wall.first().is_some_and(|elapse| elapse.wall < to) {
+        if on_the_wall.first().is_none_or(|elapse| elapse.wall >= to) {
             return Ok(None);
         }
         if transition.is_gap() {

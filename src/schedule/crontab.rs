@@ -188,7 +188,7 @@ impl Field {
 
     fn value(&self, text: &str, item: &str) -> Result<u8, String> {
         let name = |name: &&str| name.eq_ignore_ascii_case(text);
-        if let Some(at) = self.names.iter().position(|known| name(&known)) {
+        if let Some(at) = self.names.iter().position(name) {
             return Ok(self.low + u8::try_from(at).unwrap_or_default());
         }
         if !is_number(text) {

@@ -25,7 +25,7 @@ use std::{
 use rustix::process::{Pid, PidfdFlags, Signal};
 use tempfile::TempDir;
 
-use crate::{machine, sandbox::eventually};
+use crate::{machine, mount::FORGET_DISKS, sandbox::eventually};
 
 /// A user that only the box knows, in a group with the other one.
 pub(crate) const MEMBER: (&str, u32) = ("triplock-one", 54322);
@@ -305,7 +305,8 @@ fn fill(dir: &Path) {
 #[track_caller]
 fn namespace(dir: &Path) -> File {
     let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "/bin/sh", "-c", MOUNT]).arg(dir);
+    command.args(["--mount", "--propagation", "private", "/bin/sh", "-c"]);
+    command.arg(format!("{FORGET_DISKS}{MOUNT}")).arg(dir);
     let mut mounting = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mounting = mounting.as_mut().expect("start unshare");
     let mut said = String::new();

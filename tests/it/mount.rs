@@ -38,6 +38,14 @@ impl Kind {
     }
 }
 
+/// A script's first lines in a new mount namespace: it has every mount of the old one, and would keep the file systems of
+/// other tests alive, which then cannot be unmounted and mounted again.
+pub(crate) const FORGET_DISKS: &str = r#"
+while read -r source point rest; do
+  case $point in */triplock-disk-*) umount -l "$point" || : ;; esac
+done </proc/mounts
+"#;
+
 /// A mounted file system.
 #[derive(Debug)]
 pub(crate) struct Mount {

@@ -8,7 +8,7 @@ use std::{
     sync::OnceLock,
 };
 
-use crate::{clean_root::CleanRoot, machine, sandbox::TRIPLOCK};
+use crate::{clean_root::CleanRoot, machine, sandbox::TRIPLOCK, systemd_box::SystemdBox};
 
 /// The package around the binary that is being tested, made as a release is; `None`, said out loud, where it cannot be.
 /// (Not around a static one with all optimisations, which would take as long to build as all tests: `packaging/build`
@@ -188,6 +188,49 @@ fn purge_removes_what_install_wrote_and_nothing_else() {
     let mut left = left(&root, &before);
     left.retain(|name| root.path(name).is_file());
     assert_eq!(left, ["/etc/cron.d/triplock-mine", "/etc/systemd/system/triplock@nightly.timer.d/mine.conf"]);
+}
+
+#[test]
+fn with_systemd_its_units_run_and_removal_stops_their_timers() {
+    let test = "with_systemd_its_units_run_and_removal_stops_their_timers";
+    let Some(package) = package(test) else { return };
+    if !machine::has(test, &["dpkg", "apt-get"]) {
+        return;
+    }
+    let Some(machine) = SystemdBox::booted(test) else { return };
+    // What the box has put in the package's places already.
+    machine
+        .sh(
+            "root",
+            "set -e; umount /usr/bin/triplock; rm -rf /usr/bin/triplock /usr/lib/systemd/system/triplock*
+            rm /usr/lib/sysusers.d/triplock.conf /usr/lib/tmpfiles.d/triplock.conf; groupdel triplock
+            rm -rf /var/lib/triplock/*; chown root:root /var/lib/triplock; chmod 700 /var/lib/triplock",
+        )
+        .exits(0);
+    fs::copy(package, machine.path("/triplock.deb")).expect("copy the package");
+    machine.sh("root", "dpkg -i /triplock.deb").exits(0);
+    let state = machine.sh("root", "stat -c '%a %U:%G' /var/lib/triplock").exits(0).stdout;
+    assert_eq!(state.trim(), "2770 root:triplock");
+
+    machine.job("hello", "echo hello", "");
+    machine.systemctl(["start", "triplock@hello.service"]).exits(0);
+    let runs = machine.sh("root", "triplock history hello --json").exits(0).stdout;
+    assert!(runs.contains("\"succeeded\""), "{runs}");
+
+    machine.job("timed", "true", "on_calendar = \"daily\"");
+    machine.sh("root", "triplock install systemd timed").exits(0);
+    assert!(machine.exists("/etc/systemd/system/triplock@timed.timer.d/triplock.conf"));
+    assert_eq!(machine.systemctl(["is-active", "triplock@timed.timer"]).run().stdout.trim(), "active");
+    machine.sh("root", "dpkg -r triplock").exits(0);
+    assert_eq!(machine.systemctl(["is-active", "triplock@timed.timer"]).run().stdout.trim(), "inactive");
+    machine.sh("root", "dpkg -P triplock").exits(0);
+    let wrote = "find /etc/systemd /var/lib/systemd/timers -name '*triplock*'";
+    assert_eq!(machine.sh("root", wrote).exits(0).stdout, "", "what install wrote");
+    for place in ["/usr/bin/triplock", "/usr/lib/systemd/system/triplock@.service", "/etc/triplock"] {
+        assert!(!machine.exists(place), "{place}");
+    }
+    // The state directory is a mount point there.
+    assert_eq!(machine.sh("root", "ls -A /var/lib/triplock").exits(0).stdout, "");
 }
 
 #[test]

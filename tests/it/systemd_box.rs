@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use crate::{
     machine,
+    mount::FORGET_DISKS,
     sandbox::{Invocation, TRIPLOCK, eventually},
     turn::Turn,
 };
@@ -65,8 +66,9 @@ impl SystemdBox {
             return None;
         }
         let turn = Turn::shared();
+        let keep = format!("{FORGET_DISKS}{KEEP}");
         let mut keeper = Command::new("setsid")
-            .args(["unshare", "--mount", "--propagation", "private", "bash", "-c", KEEP, "keep.sh", TRIPLOCK, UNITS])
+            .args(["unshare", "--mount", "--propagation", "private", "bash", "-c", &keep, "keep.sh", TRIPLOCK, UNITS])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
