@@ -272,8 +272,8 @@ fn a_job_of_another_user_is_that_users_and_what_the_user_cannot_reach_is_said() 
     if machine::has(test, &["systemd-analyze"]) {
         let systemd = dry("systemd");
         let service = "/etc/systemd/system/triplock@nightly.service.d/triplock.conf";
-        let (_, text) = texts(&systemd).into_iter().find(|(path, _)| path == service).expect("the service's drop-in");
-        assert!(text.ends_with("\nUser=daemon\n"), "{text}");
+        let (_, found) = texts(&systemd).into_iter().find(|(path, _)| path == service).expect("the service's drop-in");
+        assert!(found.ends_with("\nUser=daemon\n"), "{found}");
     }
 }
 
