@@ -21,6 +21,7 @@ mod flock_job;
 mod gate;
 mod history;
 mod install;
+mod install_fires;
 mod job;
 mod job_files;
 mod job_lines;

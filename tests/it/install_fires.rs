@@ -1,0 +1,144 @@
+//! What was installed is fired by the real scheduler, and nothing is left when it was uninstalled.
+
+use std::{collections::BTreeSet, fs};
+
+use crate::{
+    cron_box::{CronBox, GROUP, MEMBER},
+    install::{changes, complaint, report},
+    sandbox::{Sandbox, eventually},
+    systemd_box::SystemdBox,
+};
+
+/// Every file and directory in the places where systemd's units and stamps are, and what the files hold.
+fn units_and_stamps(machine: &SystemdBox) -> BTreeSet<String> {
+    let places = "/etc/systemd /var/lib/systemd/timers";
+    let script =
+        format!("find {places} -mindepth 1 -type d; find {places} \\( -type f -o -type l \\) -exec cksum {{}} +");
+    machine.sh("root", &script).run().stdout.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn systemd_fires_what_was_installed_and_nothing_is_left_when_it_was_uninstalled() {
+    let test = "install_fires::systemd_fires_what_was_installed_and_nothing_is_left_when_it_was_uninstalled";
+    let Some(machine) = SystemdBox::booted(test) else { return };
+    for packaged in [true, false] {
+        if !packaged {
+            machine.sh("root", "rm /usr/lib/systemd/system/triplock*; systemctl daemon-reload").exits(0);
+        }
+        let job = if packaged { "a.b-c_d" } else { "second" };
+        machine.job(job, "echo hello", "on_calendar = '*:*:0/2'\nkill_after = 5");
+        machine.job("other", "true", "on_calendar = 'daily'");
+        let install = |job: &str| {
+            let invocation = machine.command("root", ["triplock", "--json", "install", "systemd", job]);
+            if packaged { invocation.arg("--hardened").run() } else { invocation.run() }
+        };
+        if !packaged {
+            // The templates stay as long as one job needs them.
+            report(&install("other"));
+        }
+        let before = units_and_stamps(&machine);
+        let said = report(&install(job));
+        assert_eq!(said["warnings"], serde_json::json!([]), "{said}");
+        assert_eq!(changes(&said).iter().filter(|change| **change == "written").count(), if packaged { 4 } else { 3 });
+        let timer = format!("triplock@{job}.timer");
+        assert_eq!(machine.property(&timer, "ActiveState"), "active");
+        assert_eq!(machine.property(&timer, "UnitFileState"), "enabled");
+        eventually("the timer has fired", || machine.outcomes(job).contains(&"succeeded".to_owned()));
+        assert_eq!(machine.property(&format!("triplock@{job}.service"), "TimeoutStopUSec"), "25s");
+        let again = report(&install(job));
+        assert!(changes(&again).iter().all(|change| *change == "unchanged"), "{again}");
+        // Other times in the job file: systemd goes by them.
+        machine.job(job, "echo hello", "on_calendar = 'Mon 03:15'\nkill_after = 5");
+        let changed = report(&install(job));
+        assert_eq!(changes(&changed).iter().filter(|change| **change == "updated").count(), 1, "{changed}");
+        assert!(machine.property(&timer, "TimersCalendar").contains("OnCalendar=Mon *-*-* 03:15:00"));
+        // Back again, and away.
+        machine.job(job, "echo hello", "on_calendar = '*:*:0/2'\nkill_after = 5");
+        report(&install(job));
+        eventually("no run goes on", || {
+            machine.property(&format!("triplock@{job}.service"), "ActiveState") == "inactive"
+        });
+        report(&machine.command("root", ["triplock", "--json", "uninstall", "systemd", job]).run());
+        let after = units_and_stamps(&machine);
+        assert!(after == before, "{:?}", after.symmetric_difference(&before).collect::<Vec<_>>());
+        let loaded =
+            machine.systemctl(["list-units", "--all", "--plain", "--no-legend", &format!("triplock*@{job}.*")]);
+        assert_eq!(loaded.run().stdout, "");
+        if !packaged {
+            report(&machine.command("root", ["triplock", "--json", "uninstall", "systemd", "other"]).run());
+            let left: Vec<_> =
+                units_and_stamps(&machine).into_iter().filter(|line| line.contains("triplock")).collect();
+            assert!(left.is_empty(), "{left:?}");
+        }
+    }
+}
+
+#[test]
+fn a_users_own_systemd_fires_what_the_user_installed() {
+    let test = "install_fires::a_users_own_systemd_fires_what_the_user_installed";
+    let Some(machine) = SystemdBox::booted(test) else { return };
+    machine.add_user("alice", &[]);
+    let user = machine.start_user_manager("alice");
+    machine.job("hers", "id -un >$HOME/ran", "on_calendar = '*:*:0/2'");
+    let said = report(&user.command(["triplock", "--json", "install", "systemd", "hers"]).run());
+    assert_eq!(said["scope"], "user");
+    assert!(said["warnings"].to_string().contains("loginctl enable-linger alice"), "{said}");
+    eventually("the timer has fired", || {
+        machine.exists("/home/alice/ran") && machine.read("/home/alice/ran") == "alice\n"
+    });
+    report(&user.command(["triplock", "--json", "uninstall", "systemd", "hers"]).run());
+    let left = machine.sh("root", "find /home/alice -path '*triplock*' -not -path '*/state/*' -not -name state").run();
+    assert!(!left.stdout.contains("systemd"), "{}", left.stdout);
+    // Without rights, the machine's stays as it is.
+    let refused = machine.command("alice", ["triplock", "--json", "install", "systemd", "hers", "--system"]);
+    assert!(complaint(refused, 77).contains("`sudo /usr/bin/triplock --json install systemd hers --system`"));
+}
+
+#[test]
+fn cron_fires_what_was_installed_and_nothing_is_left_when_it_was_uninstalled() {
+    let test = "install_fires::cron_fires_what_was_installed_and_nothing_is_left_when_it_was_uninstalled";
+    let Some(cron) = CronBox::new(test) else { return };
+    let sandboxes = [Sandbox::new().for_all_users(), Sandbox::new().for_all_users()];
+    for (sandbox, (scope, user)) in sandboxes.iter().zip([("--system", None), ("--user", Some(MEMBER))]) {
+        fs::create_dir(sandbox.state_dir()).expect("make the state directory");
+        let job = user.map_or("system", |_| "users.own");
+        let ran = cron.path(user.map_or("", |(name, _)| name)).join(format!("ran-{job}"));
+        // What comes after a `%` is the job's, not cron's.
+        sandbox.defines(&format!(
+            "[jobs.'{job}']\ncommand = ['sh', '-c', 'date +%Y >>\"$1\"', 'sh', '{}']\ncron = '* * * * *'\n",
+            ran.display()
+        ));
+        if let Some((_, uid)) = user {
+            std::os::unix::fs::chown(sandbox.state_dir(), Some(uid), Some(GROUP)).expect("chown");
+        }
+        let at = |words: &[&str]| {
+            let invocation = sandbox.scheduling(words);
+            let invocation = match user {
+                None => invocation,
+                Some((name, _)) => {
+                    let user = [format!("--reuid={name}"), format!("--regid={GROUP}"), "--clear-groups".to_owned()];
+                    let home = ["env".to_owned(), format!("HOME={}", cron.path(name).display())];
+                    invocation.under(home).under(std::iter::once("setpriv".to_owned()).chain(user))
+                }
+            };
+            let done = report(&invocation.under(cron.inside()).run());
+            cron.crontabs_changed();
+            done
+        };
+        if let Some((name, _)) = user {
+            cron.user_crontab(name, "# mine\n0 0 1 1 * true");
+        }
+        let install = ["install", "cron", job, scope];
+        assert_eq!(changes(&at(&install)), [if user.is_some() { "updated" } else { "written" }]);
+        assert_eq!(changes(&at(&install)), ["unchanged"]);
+        eventually("cron has started it", || fs::read_to_string(&ran).unwrap_or_default().starts_with("20"));
+        let removed = at(&["uninstall", "cron", job, scope]);
+        assert_eq!(changes(&removed), [if user.is_some() { "updated" } else { "removed" }]);
+        assert_eq!(fs::read_dir(cron.cron_d()).expect("list").count(), 0);
+    }
+    // A run may go on still.
+    cron.comes_to_rest();
+    let own = fs::read_to_string(cron.path("spool/crontabs").join(MEMBER.0)).expect("the crontab is there");
+    assert!(own.ends_with("# mine\n0 0 1 1 * true\n") && !own.contains("triplock"), "{own}");
+    assert_eq!(cron.mails(), []);
+}
