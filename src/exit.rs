@@ -86,7 +86,7 @@ impl ExitCode {
             Self::Critical => "check: CRITICAL",
             Self::SoldOut => "sold out; check: UNKNOWN, whatever the reason",
             Self::Refused => {
-                "refused by another rule (already booked, no such booking, trip exists, resize below what is booked, request id used for something else)"
+                "refused by another rule (already booked, no such booking, trip exists, resize below what is booked, request id used for something else; install: something else is there)"
             }
             Self::Usage => "wrong command line",
             Self::Corrupt => "corrupt state, or a batch with a bad line",
