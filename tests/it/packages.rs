@@ -161,6 +161,19 @@ fn purge_leaves_nothing_but_bookings() {
 }
 
 #[test]
+fn bookings_of_more_trips_than_a_command_takes_words_are_kept() {
+    let Some((root, _)) = root("bookings_of_more_trips_than_a_command_takes_words_are_kept") else { return };
+    let purged = root.sh(
+        "dpkg -i /triplock.deb >&2
+        triplock trip add 1 --seats 2; triplock book 1 --student 7
+        cd /var/lib/triplock/trips && seq -f 'a-trip-with-a-name-of-some-length-to-be-sure-%.0f.jsonl' 40000 | xargs touch
+        dpkg -P triplock",
+    );
+    assert!(purged.status.success(), "{purged:?}");
+    root.does("test -s /var/lib/triplock/trips/1.jsonl");
+}
+
+#[test]
 fn purge_without_bookings_leaves_nothing_at_all() {
     let Some((root, before)) = root("purge_without_bookings_leaves_nothing_at_all") else { return };
     root.does(
