@@ -382,3 +382,29 @@ fn the_json_of_check() {
     let quiet = sandbox.triplock(words).for_people().arg("-q").run();
     assert_eq!((quiet.exits(2).stdout.as_str(), quiet.stderr.as_str()), ("", ""));
 }
+
+#[test]
+fn a_job_more_is_no_further_listing_of_all_jobs() {
+    if !machine::may_trace("check::a_job_more_is_no_further_listing_of_all_jobs") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    run(&sandbox, "j", "", ["true"]).run().exits(0);
+    let listings = || {
+        let trace = sandbox.path("trace");
+        let words = ["check", "--config", sandbox.path("").to_str().unwrap()].map(str::to_owned);
+        let all = sandbox.triplock(words).under(strace::tracing(&trace, &["-e", "trace=getdents64"]));
+        line(&all.for_people().run(), 0);
+        strace::calls(&trace).iter().filter(|call| call.is("getdents64", "/jobs>")).count()
+    };
+    let jobs = sandbox.state_dir().join("jobs");
+    let of_one = listings();
+    assert!(of_one > 0);
+    for other in 0..100 {
+        for suffix in ["lock", "commit", "jsonl"] {
+            fs::copy(jobs.join(format!("j.{suffix}")), jobs.join(format!("other{other}.{suffix}"))).unwrap();
+        }
+    }
+    // (One listing is several calls when it is long.)
+    assert!(listings() < of_one + 20);
+}
