@@ -234,10 +234,15 @@ fn with_systemd_its_units_run_and_removal_stops_their_timers() {
     machine.sh("root", "triplock install systemd timed").exits(0);
     assert!(machine.exists("/etc/systemd/system/triplock@timed.timer.d/triplock.conf"));
     assert_eq!(machine.systemctl(["is-active", "triplock@timed.timer"]).run().stdout.trim(), "active");
+    let is_active = || machine.systemctl(["is-active", "triplock@timed.timer"]).run().stdout.trim().to_owned();
     machine.sh("root", "dpkg -r triplock").exits(0);
-    assert_eq!(machine.systemctl(["is-active", "triplock@timed.timer"]).run().stdout.trim(), "inactive");
+    assert_eq!(is_active(), "inactive");
+    machine.sh("root", "dpkg -i /triplock.deb").exits(0);
+    assert_eq!(is_active(), "active", "installed again");
+    machine.sh("root", "dpkg -r triplock").exits(0);
+    assert_eq!(is_active(), "inactive");
     machine.sh("root", "dpkg -P triplock").exits(0);
-    let wrote = "find /etc/systemd /var/lib/systemd/timers -name '*triplock*'";
+    let wrote = "find /etc/systemd /var/lib/systemd/timers /run -xdev -name '*triplock*'";
     assert_eq!(machine.sh("root", wrote).exits(0).stdout, "", "what install wrote");
     for place in ["/usr/bin/triplock", "/usr/lib/systemd/system/triplock@.service", "/etc/triplock"] {
         assert!(!machine.exists(place), "{place}");
