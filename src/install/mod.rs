@@ -197,7 +197,7 @@ fn serves_others(units: &Path, job: &Name) -> bool {
         name.starts_with("triplock@")
             && name.ends_with(".timer.d")
             && name != own
-            && entry.path().join("triplock.conf").exists()
+            && entry.path().join("10-triplock.conf").exists()
     })
 }
 
@@ -337,5 +337,5 @@ impl Plan {
 }
 
 fn is_of_timer(change: &Change) -> bool {
-    change.path.to_string_lossy().ends_with(".timer.d/triplock.conf")
+    change.path.to_string_lossy().ends_with(".timer.d/10-triplock.conf")
 }

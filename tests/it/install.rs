@@ -268,7 +268,7 @@ fn a_job_of_another_user_is_that_users_and_what_the_user_cannot_reach_is_said() 
     assert!(about("the job file ").ends_with(closed), "{cron}");
     if machine::has(test, &["systemd-analyze"]) {
         let systemd = dry("systemd");
-        let service = "/etc/systemd/system/triplock@nightly.service.d/triplock.conf";
+        let service = "/etc/systemd/system/triplock@nightly.service.d/10-triplock.conf";
         let (_, unit) = texts(&systemd).into_iter().find(|(path, _)| path == service).expect("the service's drop-in");
         assert!(unit.ends_with("\nUser=daemon\n"), "{unit}");
     }
@@ -390,7 +390,7 @@ fn a_unit_of_somebody_else_is_left_alone() {
     let sandbox = Sandbox::new();
     sandbox.defines(NIGHTLY);
     fs::create_dir(sandbox.path("units")).expect("make a directory");
-    let names = ["triplock@nightly.timer", "triplock@nightly.service", "triplock@nightly.timer.d/triplock.conf"];
+    let names = ["triplock@nightly.timer", "triplock@nightly.service", "triplock@nightly.timer.d/10-triplock.conf"];
     for name in names {
         let path = sandbox.path("units").join(name);
         fs::create_dir_all(path.parent().expect("a parent")).expect("make a directory");

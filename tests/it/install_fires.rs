@@ -142,3 +142,25 @@ fn cron_fires_what_was_installed_and_nothing_is_left_when_it_was_uninstalled() {
     assert!(own.ends_with("# mine\n0 0 1 1 * true\n") && !own.contains("triplock"), "{own}");
     assert_eq!(cron.mails(), []);
 }
+
+#[test]
+fn what_an_administrator_edits_counts_more_than_what_was_installed() {
+    let test = "install_fires::what_an_administrator_edits_counts_more_than_what_was_installed";
+    let Some(machine) = SystemdBox::booted(test) else { return };
+    machine.job("edited", "exit 1", "on_calendar = 'daily'\nuser = 'daemon'\nkill_after = 5");
+    machine.sh("root", "triplock install systemd edited").exits(0);
+    // As `systemctl edit` names them.
+    let edit = |unit: &str, text: &str| machine.write(&format!("/etc/systemd/system/{unit}.d/override.conf"), text);
+    edit("triplock@edited.timer", "[Timer]\nOnCalendar=\nOnCalendar=Mon 06:30\n");
+    edit("triplock@edited.service", "[Service]\nUser=root\nTimeoutStopSec=77\n");
+    edit("triplock-failure@.service", "[Service]\nExecStart=\nExecStart=/bin/sh -c 'echo %i >/run/mailed'\n");
+    machine.systemctl(["daemon-reload"]).exits(0);
+    let times = machine.property("triplock@edited.timer", "TimersCalendar");
+    assert!(times.contains("Mon *-*-* 06:30:00") && times.matches("OnCalendar").count() == 1, "{times}");
+    assert_eq!(machine.property("triplock@edited.service", "User"), "root");
+    assert_eq!(machine.property("triplock@edited.service", "TimeoutStopUSec"), "1min 17s");
+    machine.systemctl(["start", "triplock@edited.service"]).exits(1);
+    eventually("the failure is reported", || {
+        machine.exists("/run/mailed") && machine.read("/run/mailed") == "edited\n"
+    });
+}
