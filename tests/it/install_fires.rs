@@ -164,3 +164,17 @@ fn what_an_administrator_edits_counts_more_than_what_was_installed() {
         machine.exists("/run/mailed") && machine.read("/run/mailed") == "edited\n"
     });
 }
+
+#[test]
+fn a_job_of_every_second_is_started_every_second() {
+    let Some(machine) = SystemdBox::booted("install_fires::a_job_of_every_second_is_started_every_second") else {
+        return;
+    };
+    machine.job("often", "true", "on_calendar = '*-01-01'");
+    // (Only of a unit that a timer keeps in memory does systemd count the starts.)
+    machine.sh("root", "triplock install systemd often").exits(0);
+    // By hand they come faster, and it is the same limit.
+    let starts = "for i in 1 2 3 4 5 6 7 8; do systemctl start triplock@often.service || exit; done";
+    machine.sh("root", starts).exits(0);
+    assert_eq!(machine.outcomes("often").len(), 8);
+}
