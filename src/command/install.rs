@@ -16,7 +16,7 @@ use crate::{
     dir::{Environment, StateDir},
     error::{Error, Result},
     exit::ExitCode,
-    install::{self, Account, Ground, Plan, Scope},
+    install::{self, Account, Ground, Plan, Scope, Turn},
     job::definition::Sources,
     name::Name,
     output::Output,
@@ -71,6 +71,7 @@ pub(super) fn install(output: &Output, global: &Global, args: &cli::Install) -> 
     }
     let state = state(global, &environment, scope)?;
     let config = config(&definition.path, &environment)?;
+    let _turn = turn(args.dry_run);
     let ground = Ground { definition: &definition, program, state, config, scope, user, is_hardened: args.hardened };
     let plan = match args.scheduler {
         Scheduler::Systemd => install::with_systemd(&ground, &times, &units(&environment, scope)?)?,
@@ -108,6 +109,7 @@ pub(super) fn install(output: &Output, global: &Global, args: &cli::Install) -> 
 pub(super) fn uninstall(output: &Output, args: &cli::Uninstall) -> anyhow::Result<ExitCode> {
     let environment = Environment::current();
     let scope = scope(&args.scope);
+    let _turn = turn(args.dry_run);
     let plan = match args.scheduler {
         Scheduler::Systemd => install::without_systemd(&args.job, scope, &units(&environment, scope)?)?,
         Scheduler::Cron => install::without_cron(&args.job, scope)?,
@@ -159,6 +161,12 @@ fn has_rights(scope: Scope, program: &Path) -> Result<()> {
         path: "/etc".into(),
         why: format!("only root may change the machine's schedulers; run `sudo {command}`, or use --user"),
     })
+}
+
+/// Who only looks keeps nobody out.
+fn turn(is_dry: bool) -> Option<Turn> {
+    let home = Account::own().filter(|_| !is_dry)?.home;
+    Turn::take(&home)
 }
 
 fn runtime(environment: &Environment) -> Option<&Path> {

@@ -12,6 +12,7 @@ mod marker;
 mod reach;
 mod systemctl;
 mod systemd;
+mod turn;
 mod write;
 
 use std::{
@@ -31,6 +32,7 @@ use crate::{
 pub(crate) use account::Account;
 pub(crate) use binary::path as binary_path;
 pub(crate) use escape::word_in_shell;
+pub(crate) use turn::Turn;
 pub(crate) use write::Change;
 
 use crontab::UserCrontab;
@@ -284,16 +286,18 @@ impl Plan {
     pub(crate) fn install(&self) -> Result<()> {
         match &self.target {
             Target::Systemd(scope, job, _) => {
-                let written = Written::all(&self.changes)?;
                 let systemctl = Systemctl { scope: *scope };
-                let is_new = self.changes.iter().any(|change| change.old.is_none() && is_of_timer(change));
-                let changed = self.changes.iter().any(|change| !change.is_idle());
-                systemctl.begin(&systemd::timer(job), changed).inspect_err(|_| {
-                    if is_new {
-                        systemctl.end(&systemd::timer(job));
+                let timer = systemd::timer(job);
+                let before = systemctl.state(&timer);
+                let written = Written::all(&self.changes)?;
+                let goes_on = before.is_active && self.changes.iter().all(Change::is_idle);
+                systemctl.begin(&timer, !goes_on).inspect_err(|_| {
+                    if !before.is_enabled {
+                        systemctl.end(&timer);
                     }
                     written.undo();
                     systemctl.reload();
+                    systemctl.restore(&timer, before);
                 })
             }
             Target::CronD => Written::all(&self.changes).map(|_| ()),
@@ -311,10 +315,12 @@ impl Plan {
                 let systemctl = Systemctl { scope: *scope };
                 let is_there = systemctl.is_there(runtime).is_ok();
                 let timer = systemd::timer(job);
+                let before = systemctl.state(&timer);
                 if is_there {
                     systemctl.end(&timer);
                 }
-                let _ = Written::all(&self.changes)?;
+                let removed = Written::all(&self.changes);
+                let _ = removed.inspect_err(|_| systemctl.restore(&timer, before))?;
                 for change in &self.changes {
                     let Some(directory) = change.path.parent().filter(|parent| parent.extension().is_some()) else {
                         continue;
@@ -322,11 +328,10 @@ impl Plan {
                     // Unless somebody else has a drop-in there.
                     let _ = fs::remove_dir(directory);
                 }
+                // What `disable` removes, where it could be told.
+                let _ = fs::remove_file(units.join("timers.target.wants").join(&timer));
                 if is_there {
                     systemctl.forget(&systemd::services(job));
-                } else {
-                    // What `disable` would have removed.
-                    let _ = fs::remove_file(units.join("timers.target.wants").join(&timer));
                 }
                 Ok(())
             }
@@ -334,8 +339,4 @@ impl Plan {
             Target::Crontab(crontab) => crontab.write(&self.changes),
         }
     }
-}
-
-fn is_of_timer(change: &Change) -> bool {
-    change.path.to_string_lossy().ends_with(".timer.d/10-triplock.conf")
 }

@@ -166,6 +166,33 @@ fn what_an_administrator_edits_counts_more_than_what_was_installed() {
 }
 
 #[test]
+fn an_installation_starts_nothing_before_its_time() {
+    let test = "install_fires::an_installation_starts_nothing_before_its_time";
+    let Some(machine) = SystemdBox::booted(test) else { return };
+    let timer = "triplock@later.timer";
+    machine.job("later", "true", "on_calendar = '*-01-01 03:15'");
+    let install = || report(&machine.command("root", ["triplock", "--json", "install", "systemd", "later"]).run());
+    install();
+    // It was due last some time ago …
+    let age = format!(
+        "systemctl stop {timer} && touch -d '2 days ago' /var/lib/systemd/timers/stamp-{timer} && systemctl start {timer}"
+    );
+    machine.sh("root", &age).exits(0);
+    assert!(machine.property(timer, "LastTriggerUSec").len() > 3, "it remembers");
+    // … so of other times one is past.
+    machine.job("later", "true", "on_calendar = '*-*-* 00:00'");
+    install();
+    assert!(machine.property(timer, "TimersCalendar").contains("*-*-* 00:00:00"));
+    // The timer is asked for its next time; had it been due at once, it would have been started by now.
+    machine.job("now", "true", "on_calendar = '*:*:0/1'");
+    machine.sh("root", "triplock install systemd now").exits(0);
+    eventually("another job's time has come", || machine.outcomes("now").contains(&"succeeded".to_owned()));
+    assert_eq!(machine.outcomes("later"), Vec::<String>::new());
+    let state = machine.property("triplock@later.service", "ExecMainStartTimestampMonotonic");
+    assert_eq!(state, "0", "it was never started");
+}
+
+#[test]
 fn a_job_of_every_second_is_started_every_second() {
     let Some(machine) = SystemdBox::booted("install_fires::a_job_of_every_second_is_started_every_second") else {
         return;
@@ -177,4 +204,49 @@ fn a_job_of_every_second_is_started_every_second() {
     let starts = "for i in 1 2 3 4 5 6 7 8; do systemctl start triplock@often.service || exit; done";
     machine.sh("root", starts).exits(0);
     assert_eq!(machine.outcomes("often").len(), 8);
+}
+
+#[test]
+fn an_uninstallation_that_fails_leaves_the_timer_running() {
+    let test = "install_fires::an_uninstallation_that_fails_leaves_the_timer_running";
+    let Some(machine) = SystemdBox::booted(test) else { return };
+    machine.job("kept", "true", "on_calendar = 'daily'");
+    machine.sh("root", "triplock install systemd kept").exits(0);
+    let directory = "/etc/systemd/system/triplock-failure@kept.service.d";
+    machine.sh("root", &format!("mount --bind {directory} {directory} && mount -o remount,bind,ro {directory}")).exits(0);
+    let before = units_and_stamps(&machine);
+    let uninstall = || machine.command("root", ["triplock", "--json", "uninstall", "systemd", "kept"]);
+    assert!(complaint(uninstall(), 77).contains("Read-only file system"));
+    assert_eq!(units_and_stamps(&machine), before);
+    let timer = ["ActiveState", "UnitFileState"].map(|property| machine.property("triplock@kept.timer", property));
+    assert_eq!(timer, ["active", "enabled"]);
+    machine.sh("root", &format!("umount {directory}")).exits(0);
+    report(&uninstall().run());
+}
+
+#[test]
+fn of_many_who_install_at_once_nobodys_lines_are_lost() {
+    let Some(cron) = CronBox::new("install_fires::of_many_who_install_at_once_nobodys_lines_are_lost") else { return };
+    let sandbox = Sandbox::new().for_all_users();
+    let jobs: Vec<_> = (0..8).map(|number| format!("job-{number}")).collect();
+    let define = |job: &String| format!("[jobs.{job}]\ncommand = 'true'\ncron = '@yearly'\n");
+    sandbox.defines(&jobs.iter().map(define).collect::<String>());
+    let (name, _) = MEMBER;
+    let start = |command: &str, job: &String| {
+        let user = [format!("--reuid={name}"), format!("--regid={GROUP}"), "--clear-groups".to_owned()];
+        let invocation = sandbox.scheduling(&[command, "cron", job, "--user"]);
+        invocation.under(std::iter::once("setpriv".to_owned()).chain(user)).under(cron.inside()).start()
+    };
+    cron.user_crontab(name, "0 0 1 1 * true");
+    let lines = || {
+        let text = fs::read_to_string(cron.path("spool/crontabs").join(name)).expect("the crontab is there");
+        jobs.iter().filter(|job| text.contains(&format!(" run {job} "))).count()
+    };
+    for (command, left) in [("install", jobs.len()), ("uninstall", 0)] {
+        let all: Vec<_> = jobs.iter().map(|job| start(command, job)).collect();
+        for running in all {
+            running.finish().exits(0);
+        }
+        assert_eq!(lines(), left, "{command}");
+    }
 }
