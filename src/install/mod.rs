@@ -114,12 +114,17 @@ pub(crate) fn with_systemd(ground: &Ground, times: &Times, units: &Path) -> Resu
     let job = &ground.definition.name;
     nobody_elses(units, job)?;
     let mut wanted = Vec::new();
-    if !is_packaged(ground.scope) {
+    let is_packaged = is_packaged(ground.scope);
+    if !is_packaged {
         wanted.extend(systemd::rendered_templates(ground)?);
     }
     wanted.extend(systemd::drop_ins(ground, times)?);
     let changes = wanted.into_iter().map(|unit| change(units.join(unit.path), &unit.owner, unit.text));
-    let changes = changes.collect::<Result<Vec<_>>>()?;
+    let mut changes = changes.collect::<Result<Vec<_>>>()?;
+    if is_packaged {
+        // Those of the time before the package would stand before its own for ever.
+        changes.extend(removed_templates(units)?);
+    }
     Ok(Plan { changes, target: Target::Systemd(ground.scope, job.clone(), units.to_owned()) })
 }
 
@@ -129,7 +134,10 @@ fn nobody_elses(units: &Path, job: &Name) -> Result<()> {
     for name in [service, systemd::timer(job)] {
         let path = units.join(name);
         if fs::symlink_metadata(&path).is_ok() {
-            let why = "is a unit of that name that triplock did not write; remove it, or name the job otherwise";
+            let why = match fs::read_link(&path) {
+                Ok(target) if target == Path::new("/dev/null") => "is masked; `systemctl unmask` it, if that is over",
+                _ => "is a unit of that name that triplock did not write; remove it, or name the job otherwise",
+            };
             return Err(Error::NotOurs { path, why: why.to_owned() });
         }
     }
@@ -148,7 +156,7 @@ fn is_packaged(scope: Scope) -> bool {
 ///
 /// # Errors
 /// As [`with_systemd`]; and `NoScheduler` when the user's crontab cannot be read.
-pub(crate) fn with_cron(ground: &Ground, times: &Times) -> Result<Plan> {
+pub(crate) fn with_cron(ground: &Ground, times: &Times, is_dry: bool) -> Result<Plan> {
     let owner = cron::owner(&ground.definition.name);
     match ground.scope {
         Scope::System => {
@@ -156,12 +164,12 @@ pub(crate) fn with_cron(ground: &Ground, times: &Times) -> Result<Plan> {
             let change = change(path, &owner, Some(cron::file(ground, times)?))?;
             Ok(Plan { changes: vec![change], target: Target::CronD })
         }
-        Scope::User => in_crontab(&owner, Some(&cron::lines(ground, times)?)),
+        Scope::User => in_crontab(&owner, Some(&cron::lines(ground, times)?), is_dry),
     }
 }
 
-fn in_crontab(owner: &str, lines: Option<&str>) -> Result<Plan> {
-    let crontab = UserCrontab::read()?;
+fn in_crontab(owner: &str, lines: Option<&str>, is_dry: bool) -> Result<Plan> {
+    let crontab = if is_dry { UserCrontab::read_if_there()? } else { UserCrontab::read()? };
     let change = crontab.change(owner, lines)?;
     Ok(Plan { changes: vec![change], target: Target::Crontab(crontab) })
 }
@@ -177,16 +185,23 @@ pub(crate) fn without_systemd(job: &Name, scope: Scope, units: &Path) -> Result<
         changes.push(change(units.join(path), &owner, None)?);
     }
     if !serves_others(units, job) {
-        for unit in systemd::templates() {
-            // Of a template that somebody else wrote, this job had only the use.
-            match change(units.join(unit.path), &unit.owner, None) {
-                Err(Error::NotOurs { .. }) => {}
-                change => changes.push(change?),
-            }
-        }
+        changes.extend(removed_templates(units)?);
     }
     changes.retain(|change| !change.is_idle());
     Ok(Plan { changes, target: Target::Systemd(scope, job.clone(), units.to_owned()) })
+}
+
+/// The templates that triplock wrote there, removed.
+fn removed_templates(units: &Path) -> Result<Vec<Change>> {
+    let mut changes = Vec::new();
+    for unit in systemd::templates() {
+        // Of a template that somebody else wrote, a job had only the use.
+        match change(units.join(unit.path), &unit.owner, None) {
+            Err(Error::NotOurs { .. }) => {}
+            change => changes.push(change?),
+        }
+    }
+    Ok(changes)
 }
 
 /// Whether another job is installed there.
@@ -207,13 +222,13 @@ fn serves_others(units: &Path, job: &Name) -> bool {
 ///
 /// # Errors
 /// As [`without_systemd`]; and `NoScheduler` when the user's crontab cannot be read.
-pub(crate) fn without_cron(job: &Name, scope: Scope) -> Result<Plan> {
+pub(crate) fn without_cron(job: &Name, scope: Scope, is_dry: bool) -> Result<Plan> {
     let mut plan = match scope {
         Scope::System => {
             let change = change(Path::new(CRON_D).join(cron::file_name(job)), &cron::owner(job), None)?;
             Plan { changes: vec![change], target: Target::CronD }
         }
-        Scope::User => in_crontab(&cron::owner(job), None)?,
+        Scope::User => in_crontab(&cron::owner(job), None, is_dry)?,
     };
     plan.changes.retain(|change| !change.is_idle());
     Ok(plan)
@@ -249,11 +264,31 @@ fn no_such_path(path: &Path, why: &str) -> Error {
     Error::BadConfiguration { path: path.to_owned(), line: 0, why: why.to_owned() }
 }
 
+/// Whether something that reads crontabs runs, as far as that can be seen.
+pub(crate) fn cron_runs() -> bool {
+    // Where other users' processes are hidden, nobody can tell.
+    if fs::read("/proc/1/comm").is_err() || Path::new(CRON_AS_UNITS).exists() {
+        return true;
+    }
+    let Ok(processes) = fs::read_dir("/proc") else { return true };
+    let is_cron = |name: String| ["cron", "crond", "fcron"].contains(&name.trim_end());
+    processes.flatten().any(|process| fs::read_to_string(process.path().join("comm")).is_ok_and(is_cron))
+}
+
+/// systemd-cron has no process: it makes units of crontabs.
+const CRON_AS_UNITS: &str = "/usr/lib/systemd/system-generators/systemd-crontab-generator";
+
 /// What may go wrong when the scheduler starts the job.
 pub(crate) fn doubts(ground: &Ground, runs_as: &Account) -> Vec<String> {
     let mut doubts = reach::warnings("the program", &ground.program, Wish::Execute, runs_as);
     doubts.extend(reach::warnings("the job file", &ground.definition.path, Wish::Read, runs_as));
     doubts.extend(reach::warnings("the state directory", &ground.state, Wish::Fill, runs_as));
+    if ground.is_hardened && !ground.state.is_dir() {
+        let state = ground.state.display();
+        doubts.push(format!(
+            "the state directory {state}: there is none, and in the hardened unit nobody can make it; make it first"
+        ));
+    }
     if ground.is_hardened && !account::is_group(systemd::GROUP) {
         let group = systemd::GROUP;
         doubts.push(format!(
@@ -293,7 +328,7 @@ impl Plan {
                 let goes_on = before.is_active && self.changes.iter().all(Change::is_idle);
                 systemctl.begin(&timer, !goes_on).inspect_err(|_| {
                     if !before.is_enabled {
-                        systemctl.end(&timer);
+                        let _ = systemctl.end(&timer);
                     }
                     written.undo();
                     systemctl.reload();
@@ -308,7 +343,7 @@ impl Plan {
     /// Removes it. A job that runs goes on.
     ///
     /// # Errors
-    /// When a file cannot be removed; everything is as it was then.
+    /// When a file cannot be removed, or the scheduler refuses; everything is as it was then.
     pub(crate) fn uninstall(&self, runtime: Option<&Path>) -> Result<()> {
         match &self.target {
             Target::Systemd(scope, job, units) => {
@@ -317,7 +352,7 @@ impl Plan {
                 let timer = systemd::timer(job);
                 let before = systemctl.state(&timer);
                 if is_there {
-                    systemctl.end(&timer);
+                    systemctl.end(&timer)?;
                 }
                 let removed = Written::all(&self.changes);
                 let _ = removed.inspect_err(|_| systemctl.restore(&timer, before))?;

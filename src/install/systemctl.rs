@@ -76,10 +76,17 @@ impl Systemctl {
         }
     }
 
-    /// Has it stop the timer, and forget when it was due last. Whatever it cannot do, the files go.
-    pub(super) fn end(self, timer: &str) {
-        let _ = self.tell(&["disable", "--now", timer]);
+    /// Has it stop the timer, and forget when it was due last.
+    ///
+    /// # Errors
+    /// `NoScheduler` when the timer goes on; of one that it does not know there is nothing to stop.
+    pub(super) fn end(self, timer: &str) -> Result<()> {
+        let ended = self.tell(&["disable", "--now", timer]);
+        if ended.is_err() && self.state(timer).is_active {
+            return ended;
+        }
         let _ = self.tell(&["clean", "--what=state", timer]);
+        Ok(())
     }
 
     /// Has it read its files again, and forget how the services went.
@@ -110,6 +117,6 @@ impl Systemctl {
         }
         let said = String::from_utf8_lossy(&output.stderr);
         let said = said.lines().find(|line| !line.is_empty()).unwrap_or("it did not say why").trim();
-        Err(Error::NoScheduler(format!("systemctl {} failed, so nothing was installed: {said}", words.join(" "))))
+        Err(Error::NoScheduler(format!("systemctl {} failed, so nothing was changed: {said}", words.join(" "))))
     }
 }

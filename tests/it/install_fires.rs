@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs};
 use crate::{
     cron_box::{CronBox, GROUP, MEMBER},
     install::{changes, complaint, report},
-    sandbox::{Sandbox, eventually},
+    sandbox::{Invocation, Sandbox, eventually},
     systemd_box::SystemdBox,
 };
 
@@ -213,7 +213,9 @@ fn an_uninstallation_that_fails_leaves_the_timer_running() {
     machine.job("kept", "true", "on_calendar = 'daily'");
     machine.sh("root", "triplock install systemd kept").exits(0);
     let directory = "/etc/systemd/system/triplock-failure@kept.service.d";
-    machine.sh("root", &format!("mount --bind {directory} {directory} && mount -o remount,bind,ro {directory}")).exits(0);
+    machine
+        .sh("root", &format!("mount --bind {directory} {directory} && mount -o remount,bind,ro {directory}"))
+        .exits(0);
     let before = units_and_stamps(&machine);
     let uninstall = || machine.command("root", ["triplock", "--json", "uninstall", "systemd", "kept"]);
     assert!(complaint(uninstall(), 77).contains("Read-only file system"));
@@ -248,5 +250,67 @@ fn of_many_who_install_at_once_nobodys_lines_are_lost() {
             running.finish().exits(0);
         }
         assert_eq!(lines(), left, "{command}");
+    }
+}
+
+#[test]
+fn a_crontab_that_was_empty_before_stays() {
+    let Some(cron) = CronBox::new("install_fires::a_crontab_that_was_empty_before_stays") else { return };
+    let sandbox = Sandbox::new().for_all_users();
+    let (name, _) = MEMBER;
+    let as_member = |invocation: Invocation| {
+        let user = [format!("--reuid={name}"), format!("--regid={GROUP}"), "--clear-groups".to_owned()];
+        invocation.under(std::iter::once("setpriv".to_owned()).chain(user)).under(cron.inside())
+    };
+    as_member(Invocation::of("sh").arg("-c").arg("crontab - </dev/null")).exits(0);
+    let spool = cron.path("spool/crontabs").join(name);
+    assert!(spool.exists(), "crontab(1) keeps an empty one");
+    let said = report(&as_member(sandbox.scheduling(&["uninstall", "cron", "nightly", "--user"])).run());
+    assert_eq!(changes(&said), Vec::<&str>::new());
+    assert!(spool.exists());
+}
+
+#[test]
+fn templates_of_the_time_before_a_package_go_when_there_is_one() {
+    let test = "install_fires::templates_of_the_time_before_a_package_go_when_there_is_one";
+    let Some(machine) = SystemdBox::booted(test) else { return };
+    machine.job("early", "true", "on_calendar = 'daily'");
+    let install = || report(&machine.command("root", ["triplock", "--json", "install", "systemd", "early"]).run());
+    machine.sh("root", "mkdir /run/away && mv /usr/lib/systemd/system/triplock* /run/away").exits(0);
+    assert_eq!(changes(&install()).len(), 6);
+    machine.sh("root", "mv /run/away/* /usr/lib/systemd/system").exits(0);
+    let said = install();
+    assert_eq!(changes(&said).iter().filter(|change| **change == "removed").count(), 3, "{said}");
+    let fragment = machine.property("triplock@early.service", "FragmentPath");
+    assert!(fragment.ends_with("/lib/systemd/system/triplock@.service"), "{fragment}");
+    assert_eq!(machine.property("triplock@early.timer", "ActiveState"), "active");
+}
+
+#[test]
+fn what_systemctl_refuses_half_way_is_put_back() {
+    let test = "install_fires::what_systemctl_refuses_half_way_is_put_back";
+    let Some(machine) = SystemdBox::booted(test) else { return };
+    machine.job("a", "true", "on_calendar = 'daily'");
+    let triplock = |command| machine.command("root", ["triplock", "--json", command, "systemd", "a"]);
+    report(&triplock("install").run());
+    let look = || {
+        let timer =
+            ["ActiveState", "UnitFileState", "TimersCalendar"].map(|name| machine.property("triplock@a.timer", name));
+        (units_and_stamps(&machine), timer)
+    };
+    let before = look();
+    machine.job("a", "true", "on_calendar = 'weekly'");
+    for (command, refused) in [("install", "enable"), ("install", "start"), ("uninstall", "disable")] {
+        // Once; what puts things back is obeyed.
+        let script = format!(
+            "#!/bin/sh\ncase \" $* \" in *' {refused} '*) rm \"$0\"; echo no such luck >&2; exit 1;; esac\n\
+             exec /usr/bin/systemctl \"$@\"\n"
+        );
+        machine.write("/usr/local/bin/systemctl", &script);
+        machine.sh("root", "chmod 755 /usr/local/bin/systemctl").exits(0);
+        let said = complaint(triplock(command), 71);
+        assert!(said.starts_with(&format!("systemctl {refused} ")), "{said}");
+        assert!(said.ends_with(" failed, so nothing was changed: no such luck"), "{said}");
+        assert_eq!(look(), before, "{command}, {refused}");
     }
 }
