@@ -314,3 +314,20 @@ fn what_systemctl_refuses_half_way_is_put_back() {
         assert_eq!(look(), before, "{command}, {refused}");
     }
 }
+
+#[test]
+fn the_report_of_what_never_became_a_run_does_not_fail_itself() {
+    let test = "install_fires::the_report_of_what_never_became_a_run_does_not_fail_itself";
+    let Some(machine) = SystemdBox::booted(test) else { return };
+    // (daemon is no member of the group.)
+    machine.job("barred", "true", "on_calendar = 'daily'\nuser = 'daemon'");
+    machine.sh("root", "triplock install systemd barred").exits(0);
+    machine.systemctl(["start", "triplock@barred.service"]).exits(1);
+    let report = "triplock-failure@barred.service";
+    eventually("the report is over", || {
+        machine.property(report, "ExecMainExitTimestampMonotonic") != "0"
+            && ["inactive", "failed"].contains(&&*machine.property(report, "ActiveState"))
+    });
+    assert_eq!(machine.property(report, "Result"), "success");
+    assert!(machine.ledger("barred").is_empty());
+}
