@@ -283,13 +283,32 @@ pub(crate) fn doubts(ground: &Ground, runs_as: &Account) -> Vec<String> {
     let mut doubts = reach::warnings("the program", &ground.program, Wish::Execute, runs_as);
     doubts.extend(reach::warnings("the job file", &ground.definition.path, Wish::Read, runs_as));
     doubts.extend(reach::warnings("the state directory", &ground.state, Wish::Fill, runs_as));
-    if ground.is_hardened && !ground.state.is_dir() {
+    if ground.is_hardened {
+        doubts.extend(hardened_doubts(ground));
+    }
+    doubts
+}
+
+/// What the hardened unit lacks.
+fn hardened_doubts(ground: &Ground) -> Vec<String> {
+    let mut doubts = Vec::new();
+    let state = ("the state directory", &*ground.state);
+    let files = [("the program", &*ground.program), ("the job file", &*ground.definition.path), state];
+    for (what, path) in files {
+        for place in ["/tmp", "/var/tmp"].iter().filter(|place| path.starts_with(place)) {
+            let path = path.display();
+            doubts.push(format!(
+                "{what} {path}: the hardened unit has a {place} of its own, and will not find it; have it elsewhere"
+            ));
+        }
+    }
+    if !ground.state.is_dir() {
         let state = ground.state.display();
         doubts.push(format!(
             "the state directory {state}: there is none, and in the hardened unit nobody can make it; make it first"
         ));
     }
-    if ground.is_hardened && !account::is_group(systemd::GROUP) {
+    if !account::is_group(systemd::GROUP) {
         let group = systemd::GROUP;
         doubts.push(format!(
             "there is no group {group}, which the hardened unit is in; `groupadd --system {group}` makes it"
