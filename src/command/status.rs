@@ -279,7 +279,11 @@ fn job_rows(jobs: &[JobStatus]) -> Table<10> {
             "idle".into(),
             Cell::default(),
             Cell::default(),
-            job.latest().map_or_else(|| "never run".into(), |last| painted(last.outcome)),
+            match job.latest() {
+                Some(last) => painted(last.outcome),
+                None if job.holders.is_empty() => "never run".into(),
+                None => Cell::default(),
+            },
             job.latest().map(ago).unwrap_or_default().into(),
             job.runs().to_string().into(),
             job.failures().to_string().into(),

@@ -118,7 +118,7 @@ impl Look {
         // Where this user may not look, the kernel's word for who took it has to do.
         // (Nobody may look into a zombie, and it keeps nothing.)
         let may_live = || process::info(running().pid).is_none_or(|info| info.is_alive());
-        let took_it = || self.table.takers(file).contains(&running().pid) && may_live();
+        let took_it = || self.table.may_have_been_taken(file, running().pid) && may_live();
         if locks::keeps(running().pid, file).unwrap_or_else(|_| took_it()) {
             return Ok(Presence::Running(running()));
         }

@@ -117,6 +117,12 @@ impl LockTable {
         self.holders(file).map(|line| line.pid).collect()
     }
 
+    /// Whether that process has taken the lock of that file, as far as the list tells, which for users who may not look
+    /// into the process is all there is: by the inode alone, since on btrfs and overlayfs the list's device is another.
+    pub(crate) fn may_have_been_taken(&self, file: FileId, pid: u32) -> bool {
+        self.lines.iter().any(|line| !line.waits && line.inode == file.inode && line.pid == pid)
+    }
+
     /// Whether the file is locked.
     pub(crate) fn is_locked(&self, file: FileId) -> bool {
         if self.holders(file).next().is_some() {

@@ -331,14 +331,20 @@ fn a_disk_that_gets_full_takes_no_run_away() {
     if !machine::may_mount(test) {
         return;
     }
-    let (mut refused, mut unrecorded) = (0, 0);
-    for padding in 0..12 {
+    let mut unrecorded = 0;
+    // Where the disk's end falls depends on the lengths of paths and lines: so until it falls before the end of a run.
+    for round in 0..100 {
+        if round >= 12 && unrecorded > 0 {
+            break;
+        }
         let disk = SmallDisk::new("size=1m,mode=700");
         let sandbox = Sandbox::new().with_state(disk.point());
-        let script = format!("echo $TRIPLOCK_RUN_ID >>ran; exit 7 # {}", "x".repeat(padding * 17));
-        sandbox.sh("j", &[], &script).exits(7);
+        let script = format!("echo $TRIPLOCK_RUN_ID >>ran; exit 7 # {}", "x".repeat(round * 17 % 100));
+        let mut runs = 1 + round % 5;
+        for _ in 0..runs {
+            sandbox.sh("j", &[], &script).exits(7);
+        }
         disk.fill();
-        let mut runs = 1;
         loop {
             let finished = sandbox.sh("j", &[], &script).run();
             match finished.code() {
@@ -352,7 +358,6 @@ fn a_disk_that_gets_full_takes_no_run_away() {
             }
             assert!(runs < 100, "a full disk takes it all");
         }
-        refused += 1;
         assert_eq!(sandbox.written("ran").lines().count(), runs, "a refused run has run, or one has not");
         disk.free();
         sandbox.sh("j", &[], &script).exits(7);
@@ -365,8 +370,7 @@ fn a_disk_that_gets_full_takes_no_run_away() {
         assert_eq!(outcomes.len(), runs);
         assert!(outcomes.iter().all(|outcome| ["failed", "lost"].contains(&&**outcome)), "{outcomes:?}");
     }
-    assert_eq!(refused, 12);
-    assert!(unrecorded > 0, "no end found the disk full: the test needs other paddings");
+    assert!(unrecorded > 0, "no end found the disk full");
 }
 
 /// A killed run leaves nothing that the next one would stumble over.

@@ -4,9 +4,14 @@ use std::{
     fs,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::PathBuf,
+    process::Command,
 };
 
-use crate::{machine, sandbox::Sandbox};
+use crate::{
+    machine,
+    mount::FORGET_DISKS,
+    sandbox::{Sandbox, TRIPLOCK},
+};
 
 const GROUP: u32 = 54321;
 
@@ -99,4 +104,34 @@ fn members_that_make_a_job_s_files_at_once_never_refuse_each_other() {
             assert_eq!(fs::read_to_string(log).unwrap().trim(), format!("0{umask}"));
         }
     }
+}
+
+/// On an overlay (a container's root) the kernel's list of locks names another device than `stat`, and a member may not
+/// look into another's process to see which lock it has.
+#[test]
+fn a_member_sees_another_s_run_on_an_overlay_too() {
+    let test = "sharing::a_member_sees_another_s_run_on_an_overlay_too";
+    if !machine::may_mount(test) || !machine::has(test, &["setpriv", "unshare"]) {
+        return;
+    }
+    let sandbox = Sandbox::new().for_all_users();
+    let script = format!(
+        "{FORGET_DISKS}
+         set -e; cd {}; mkdir lower layers state; mount -t tmpfs tmpfs layers; mkdir layers/upper layers/work
+         mount -t overlay overlay -o lowerdir=lower,upperdir=layers/upper,workdir=layers/work state
+         chown 0:{GROUP} state; chmod 2770 state; mkfifo -m 666 layers/started layers/go
+         export TRIPLOCK_STATE_DIR=$PWD/state
+         member() {{ uid=$1; shift; setpriv --reuid=$uid --regid={GROUP} --clear-groups -- \"$@\"; }}
+         member 4001 {TRIPLOCK} run j -- sh -c 'echo >layers/started; read x <layers/go' &
+         read x <layers/started
+         member 4002 {TRIPLOCK} status j
+         echo >layers/go; wait
+         member 4002 {TRIPLOCK} status j",
+        sandbox.path("").display()
+    );
+    let output = Command::new("unshare").args(["--mount", "--propagation", "private", "sh", "-c", &script]).output();
+    let output = output.expect("start unshare");
+    let shown = String::from_utf8_lossy(&output.stdout);
+    let states: Vec<_> = shown.lines().filter(|line| line.starts_with('j')).collect();
+    assert!(states.len() == 2 && states[0].contains("running") && states[1].contains("succeeded"), "{output:?}");
 }
