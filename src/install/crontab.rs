@@ -48,20 +48,23 @@ impl UserCrontab {
     pub(super) fn change(&self, owner: &str, lines: Option<&str>) -> Result<Change> {
         let path = format!("crontab of user {}", self.user).into();
         let mut text = self.text.clone().unwrap_or_default();
-        match marker::find(&text, owner) {
-            Some(block) if !block.is_intact => {
+        // Whoever copied a crontab may have the lines twice.
+        let mut place = None;
+        while let Some(block) = marker::find(&text, owner) {
+            if !block.is_intact {
                 let why = format!(
                     "the lines of {owner} were edited since triplock wrote them; remove them with `crontab -e`, and retry"
                 );
                 return Err(Error::NotOurs { path, why });
             }
-            Some(block) => text.replace_range(block.range, lines.unwrap_or_default()),
-            None => {
-                if !text.is_empty() && !text.ends_with('\n') && lines.is_some() {
-                    text.push('\n');
-                }
-                text.push_str(lines.unwrap_or_default());
+            place.get_or_insert(block.range.start);
+            text.replace_range(block.range, "");
+        }
+        if let Some(lines) = lines {
+            if !text.is_empty() && !text.ends_with('\n') {
+                text.push('\n');
             }
+            text.insert_str(place.unwrap_or(text.len()), lines);
         }
         let old = self.text.as_ref().map(|text| text.clone().into_bytes());
         // The last line takes the crontab with it; one that was empty before is somebody's.

@@ -89,7 +89,7 @@ pub(super) fn drop_ins(ground: &Ground, times: &Times) -> Result<Vec<Unit>> {
     let definition = ground.definition;
     let mut service = pinned(ground, SERVICE, true)?;
     if let Some(user) = &ground.user {
-        let _ = writeln!(service, "User={}", user.name);
+        let _ = writeln!(service, "User={}", user.name.replace('%', "%%"));
     }
     match definition.settings.kill_after {
         // (0 sends no KILL, ever; whoever wants that of systemd too has to tell it.)

@@ -254,8 +254,9 @@ fn of_many_who_install_at_once_nobodys_lines_are_lost() {
 }
 
 #[test]
-fn a_crontab_that_was_empty_before_stays() {
-    let Some(cron) = CronBox::new("install_fires::a_crontab_that_was_empty_before_stays") else { return };
+fn a_crontab_that_was_empty_before_stays_and_lines_that_are_there_twice_go() {
+    let test = "install_fires::a_crontab_that_was_empty_before_stays_and_lines_that_are_there_twice_go";
+    let Some(cron) = CronBox::new(test) else { return };
     let sandbox = Sandbox::new().for_all_users();
     let (name, _) = MEMBER;
     let as_member = |invocation: Invocation| {
@@ -268,6 +269,22 @@ fn a_crontab_that_was_empty_before_stays() {
     let said = report(&as_member(sandbox.scheduling(&["uninstall", "cron", "nightly", "--user"])).run());
     assert_eq!(changes(&said), Vec::<&str>::new());
     assert!(spool.exists());
+
+    sandbox.defines("[jobs.nightly]\ncommand = 'true'\ncron = '@yearly'\n");
+    let read = || fs::read_to_string(&spool).expect("the crontab is there");
+    let install = || as_member(sandbox.scheduling(&["install", "cron", "nightly", "--user"]));
+    let uninstall = || as_member(sandbox.scheduling(&["uninstall", "cron", "nightly", "--user"]));
+    let twice = || {
+        as_member(Invocation::of("sh").arg("-c").arg("{ crontab -l; echo '@yearly true'; crontab -l; } | crontab -"))
+    };
+    report(&install().run());
+    twice().exits(0);
+    report(&install().run());
+    assert_eq!(read().matches(" run nightly").count(), 1, "{}", read());
+    twice().exits(0);
+    assert_eq!(read().matches(" run nightly").count(), 2);
+    report(&uninstall().run());
+    assert!(!read().contains("triplock") && read().contains("@yearly true\n"), "{}", read());
 }
 
 #[test]

@@ -150,3 +150,27 @@ fn what_the_hardened_unit_would_not_find_in_its_own_tmp_is_said() {
     assert!(warnings(&["--hardened"]).contains(hidden), "{}", warnings(&["--hardened"]));
     assert!(!warnings(&[]).contains("of its own"));
 }
+
+#[test]
+fn a_users_name_means_itself_in_what_is_written() {
+    let test = "install_warnings::a_users_name_means_itself_in_what_is_written";
+    if !may_be_private(test) || !machine::has(test, &["systemd-analyze"]) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let passwd = fs::read_to_string("/etc/passwd").expect("read /etc/passwd");
+    let others = "john doe:x:61234:61234::/:/bin/sh\n100%h:x:61235:61235::/:/bin/sh\n";
+    fs::write(sandbox.path("passwd"), format!("{passwd}{others}")).expect("write users");
+    let dry = |scheduler: &str, user: &str| {
+        sandbox.defines(&format!("{NIGHTLY}user = '{user}'\n"));
+        let words = ["install", scheduler, "nightly", "--system", "--dry-run"];
+        let script = "mount --bind \"$0\" /etc/passwd && exec \"$@\"";
+        let unshare = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script].map(OsString::from);
+        sandbox.scheduling(&words).under(unshare.into_iter().chain([sandbox.path("passwd").into_os_string()]))
+    };
+    let said = complaint(dry("cron", "john doe"), 78);
+    assert!(said.contains("\"john doe\" has one; use `install systemd`"), "{said}");
+    assert!(report(&dry("systemd", "john doe").run()).to_string().contains("\\nUser=john doe\\n"));
+    assert!(report(&dry("systemd", "100%h").run()).to_string().contains("\\nUser=100%%h\\n"));
+    assert!(report(&dry("cron", "100%h").run()).to_string().contains(" * * * 100%h "));
+}
