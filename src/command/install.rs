@@ -76,6 +76,14 @@ pub(super) fn install(output: &Output, global: &Global, args: &cli::Install) -> 
     let config = config(&definition.path, &environment)?;
     let _turn = turn(args.dry_run);
     let ground = Ground { definition: &definition, program, state, config, scope, user, is_hardened: args.hardened };
+    let missing = install::missing_program(&ground, is_systemd);
+    if !args.dry_run {
+        // Each run would fail, and who installs from a script sees an exit code only.
+        missing.clone().map_or(Ok(()), Err)?;
+        if ground.user.is_none() {
+            StateDir::open_existing(&ground.state, global.allow_network_fs)?;
+        }
+    }
     let plan = match args.scheduler {
         Scheduler::Systemd => install::with_systemd(&ground, &times, &units(&environment, scope)?)?,
         Scheduler::Cron => install::with_cron(&ground, &times, args.dry_run)?,
@@ -86,6 +94,7 @@ pub(super) fn install(output: &Output, global: &Global, args: &cli::Install) -> 
     let own = Account::own().filter(|_| scope == Scope::User);
     let runs_as = ground.user.clone().or(own).or_else(|| Account::of("root"));
     let mut warnings = times.warnings.clone();
+    warnings.extend(missing.map(|e| e.to_string()));
     warnings.extend(other_clock(args.scheduler));
     if !is_systemd && !args.dry_run && !install::cron_runs() {
         warnings

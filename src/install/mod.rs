@@ -9,6 +9,7 @@ mod cron;
 mod crontab;
 mod escape;
 mod marker;
+mod program;
 mod reach;
 mod systemctl;
 mod systemd;
@@ -315,6 +316,18 @@ fn hardened_doubts(ground: &Ground) -> Vec<String> {
         ));
     }
     doubts
+}
+
+/// What keeps every run from starting: the job's program is not where the scheduler looks.
+pub(crate) fn missing_program(ground: &Ground, is_systemd: bool) -> Option<Error> {
+    let search = match (is_systemd, ground.scope) {
+        (true, Scope::System) => Some(systemd::SEARCH),
+        // As the user's session has it, which is not known here.
+        (true, Scope::User) => None,
+        (false, Scope::System) => Some(cron::SEARCH),
+        (false, Scope::User) => Some(cron::OWN_SEARCH),
+    };
+    program::missing(ground.definition, search)
 }
 
 /// Whether the scheduler is there to be told.

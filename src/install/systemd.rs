@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Ground,
+    Ground, Scope,
     escape::{program_in_unit, word_in_unit},
     marker, no_such_path,
 };
@@ -23,6 +23,9 @@ const SERVICE: &str = include_str!("../../systemd/triplock@.service");
 const TIMER: &str = include_str!("../../systemd/triplock@.timer");
 const FAILURE: &str = include_str!("../../systemd/triplock-failure@.service");
 const HARDENED: &str = include_str!("../../systemd/hardened.conf");
+
+/// The PATH of the system's services.
+pub(super) const SEARCH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The group that the hardened unit is in.
 pub(super) const GROUP: &str = "triplock";
@@ -108,7 +111,10 @@ pub(super) fn drop_ins(ground: &Ground, times: &Times) -> Result<Vec<Unit>> {
     let failure = pinned(ground, FAILURE, false)?;
     let job = &definition.name;
     let owner = format!("job {job}");
-    let hint = format!("change the job file and install again; `triplock uninstall systemd {job}` removes this file");
+    // (root's own is not what root means without a word.)
+    let scope = if ground.scope == Scope::User { " --user" } else { "" };
+    let hint =
+        format!("change the job file and install again; `triplock uninstall systemd {job}{scope}` removes this file");
     let texts = [Some(service), hardened, Some(dates), Some(failure)];
     let unit = |(path, text): (PathBuf, Option<String>)| Unit {
         path,

@@ -288,6 +288,39 @@ fn a_path_that_cannot_be_written_is_refused() {
 }
 
 #[test]
+fn what_could_never_run_is_not_installed() {
+    let test = "install::what_could_never_run_is_not_installed";
+    if !may_be_private(test) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let file = sandbox.defines(
+        "[jobs.gone]\ncommand = ['/no/such/dump', '-a']\ncron = '@daily'\n\
+         [jobs.plain]\ncommand = ['no-such-dump']\ncron = '@daily'\n\
+         [jobs.home]\ncommand = ['~/bin/dump']\ncron = '@daily'\n\
+         [jobs.there]\ncommand = ['env', 'true']\ncron = '@daily'\n",
+    );
+    for (job, line, wanted) in [
+        ("gone", 1, "its program /no/such/dump is not there, or nobody may execute it; "),
+        ("plain", 4, "its program no-such-dump is not where the scheduler looks (/usr/local/sbin:"),
+        ("home", 7, "its program ~/bin/dump depends on the directory in which it is started, and nothing is expanded"),
+    ] {
+        let wanted = format!("{}: line {line}: job {job}: {wanted}", file.display());
+        let said = complaint(sandbox.privately(&["install", "cron", job]), 78);
+        assert!(said.starts_with(&wanted), "{said}");
+        assert!(!sandbox.cron_d(&format!("triplock-{job}")).exists());
+        // Who only looks may put it there later.
+        let report = report(&sandbox.privately(&["install", "cron", job, "--dry-run"]).run());
+        assert!(report["warnings"][0].as_str().unwrap().starts_with(&wanted), "{report}");
+    }
+    assert_eq!(changes(&report(&sandbox.privately(&["install", "cron", "there"]).run())), ["written"]);
+    fs::create_dir(sandbox.state_dir()).expect("make a directory");
+    fs::set_permissions(sandbox.state_dir(), fs::Permissions::from_mode(0o777)).expect("chmod");
+    let said = complaint(sandbox.privately(&["install", "cron", "there"]), 77);
+    assert!(said.contains("is writable by everybody"), "{said}");
+}
+
+#[test]
 fn a_program_that_was_deleted_is_not_installed() {
     let sandbox = Sandbox::new().for_all_users();
     sandbox.defines(NIGHTLY);
