@@ -14,13 +14,13 @@ use serde_json::{Value, json};
 
 use super::{history::no_such_job, state_path, text};
 use crate::{
-    check::{Check, Figures, Finding, Judgement, Limits, State},
+    check::{Check, Figures, Finding, Judgement, LastFailure, Limits, State},
     cli::{self, Global},
     clock::{Clock as _, SystemClock},
     dir::{Environment, StateDir},
     error::Error,
     exit::ExitCode,
-    job::{Last, definition::Sources},
+    job::definition::Sources,
     output::{self, Output, printable},
 };
 
@@ -121,10 +121,8 @@ fn said(finding: &Finding, now: DateTime<Utc>) -> String {
                 span(every)
             )
         }
-        Finding::Failing { failures: 1, last, .. } => format!("failed{}", how(last.as_ref(), now)),
-        Finding::Failing { failures, last, .. } => {
-            format!("failed {failures} times in a row{}", how(last.as_ref(), now))
-        }
+        Finding::Failing { failures: 1, last, .. } => format!("failed{}", how(last, now)),
+        Finding::Failing { failures, last, .. } => format!("failed {failures} times in a row{}", how(last, now)),
         Finding::RunningLong { run, since, limit } => {
             format!("run {run} has lasted {}, expected at most {}", text::since(*since, now), span(limit))
         }
@@ -146,8 +144,12 @@ fn said(finding: &Finding, now: DateTime<Utc>) -> String {
 }
 
 /// How it failed last.
-fn how(last: Option<&Last>, now: DateTime<Utc>) -> String {
-    let Some(last) = last else { return ": its wrapper was killed".to_owned() };
+fn how(last: &LastFailure, now: DateTime<Utc>) -> String {
+    let last = match last {
+        LastFailure::Known(last) => last,
+        LastFailure::Lost => return ": its wrapper was killed".to_owned(),
+        LastFailure::Earlier => return ", and has not succeeded since".to_owned(),
+    };
     let exit = last.exit.map_or_else(String::new, |code| format!(", exit {code}"));
     format!(": run {} {}{exit}, {} ago", last.run, last.outcome.word().replace('_', " "), text::since(last.end, now))
 }

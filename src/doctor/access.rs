@@ -84,10 +84,6 @@ fn look(path: &Path, metadata: &Metadata, root: &Metadata, is_shared: bool, clos
             path.clone_into(&mut kind.first);
         }
     };
-    let needed = Access::READ_OK | Access::WRITE_OK;
-    if rustix::fs::accessat(CWD, path, needed, AtFlags::EACCESS) == Err(rustix::io::Errno::ACCESS) {
-        return add(closed);
-    }
     let mode = metadata.permissions().mode();
     let is_open = if is_shared {
         let wanted = if metadata.is_dir() { 0o070 } else { 0o060 };
@@ -95,8 +91,13 @@ fn look(path: &Path, metadata: &Metadata, root: &Metadata, is_shared: bool, clos
     } else {
         metadata.uid() == root.uid()
     };
+    // First: the modes that would open it to this user open nothing that is somebody else's.
     if !is_open {
-        add(foreign);
+        return add(foreign);
+    }
+    let needed = Access::READ_OK | Access::WRITE_OK;
+    if rustix::fs::accessat(CWD, path, needed, AtFlags::EACCESS) == Err(rustix::io::Errno::ACCESS) {
+        add(closed);
     }
 }
 
@@ -133,6 +134,12 @@ mod tests {
         assert!(said.contains("jobs/a.lock is not open to the group") && said.contains("chmod -R g+rwX"), "{said}");
         // In a private directory the group is nobody.
         assert_eq!(examined(dir.path(), false), Vec::<String>::new());
+        // Without x its files cannot be reached.
+        set(&jobs.join("a.lock"), 0o660);
+        set(&jobs, 0o2760);
+        let [said] = &examined(dir.path(), true)[..] else { panic!("nothing was said") };
+        assert!(said.contains("/jobs is not open"), "{said}");
+        set(&jobs.join("a.lock"), 0o640);
         set(&jobs, 0o700);
         let [said] = &examined(dir.path(), true)[..] else { panic!("nothing was said") };
         assert!(said.contains("/jobs and 1 more are not open"), "{said}");

@@ -17,20 +17,21 @@ pub(super) struct Line {
 }
 
 /// Reads a crontab; `has_user`: each line names a user, as in /etc/crontab.
-pub(super) fn parse(text: &str, has_user: bool) -> Vec<Line> {
+///
+/// One by one: each has all variables above it, and together they may be more than there is memory for.
+pub(super) fn parse(text: &str, has_user: bool) -> impl Iterator<Item = Line> {
     let mut environment = Variables::new();
-    let mut lines = Vec::new();
-    for (index, line) in text.lines().enumerate() {
+    text.lines().enumerate().filter_map(move |(index, line)| {
         let line = line.trim_start_matches([' ', '\t']);
         if line.is_empty() || line.starts_with('#') {
-            continue;
+            return None;
         }
         if let Some((name, value)) = variable(line) {
             environment.insert(name, value);
-            continue;
+            return None;
         }
         let fields = if line.starts_with('@') { 1 } else { 5 };
-        let Some(mut rest) = after_fields(line, fields) else { continue };
+        let mut rest = after_fields(line, fields)?;
         let mut user = None;
         if has_user {
             let end = rest.find([' ', '\t']).unwrap_or(rest.len());
@@ -38,9 +39,8 @@ pub(super) fn parse(text: &str, has_user: bool) -> Vec<Line> {
             rest = rest[end..].trim_start_matches([' ', '\t']);
         }
         let (command, stdin) = split(rest);
-        lines.push(Line { number: index + 1, user, command, stdin, environment: environment.clone() });
-    }
-    lines
+        Some(Line { number: index + 1, user, command, stdin, environment: environment.clone() })
+    })
 }
 
 /// `NAME = value`, both of which may be quoted.
@@ -94,7 +94,7 @@ mod tests {
     fn a_system_crontab_names_users() {
         let text = "# m h dom mon dow user command\nSHELL=/bin/sh\n  A = 'b c' \n\n*/5 * * * *\troot  cd / && x\n\
                     @daily alice y \\% z\nA=d\n1 2 3 4 5 bob date +%F | x\n1 2 3 4 5\n@reboot\n7x=8\n\u{fffd}\u{0}\n";
-        let lines = parse(text, true);
+        let lines: Vec<_> = parse(text, true).collect();
         let shown: Vec<_> = lines
             .iter()
             .map(|line| {
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_users_crontab_does_not() {
-        let lines = parse("0 3 * * 1-5 X=1 triplock run a\n@hourly b", false);
+        let lines = parse("0 3 * * 1-5 X=1 triplock run a\n@hourly b", false).collect::<Vec<_>>();
         assert_eq!(lines.iter().map(|line| line.command.as_str()).collect::<Vec<_>>(), ["X=1 triplock run a", "b"]);
         assert!(lines.iter().all(|line| line.user.is_none() && line.environment.is_empty()));
     }

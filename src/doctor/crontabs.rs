@@ -13,6 +13,9 @@ use super::{
 /// cron(8)'s own, when a crontab sets none.
 const PATH: &str = "/usr/bin:/bin";
 
+/// So many command lines of one crontab or unit are looked at: whoever writes more has no person in mind.
+pub(super) const MOST_STARTS: usize = 1000;
+
 const SPOOLS: [&str; 2] = ["/var/spool/cron/crontabs", "/var/spool/cron"];
 
 /// Everything in crontabs that starts triplock or flock.
@@ -108,8 +111,11 @@ impl Crontabs<'_> {
             return;
         }
         let before = self.found.len();
-        let lines = crontab::parse(text, owner.is_none());
-        for line in lines {
+        for line in crontab::parse(text, owner.is_none()) {
+            if self.found.len() - before > MOST_STARTS {
+                self.machine.leave(path, format!("has more than {MOST_STARTS} such lines"));
+                break;
+            }
             let at = At {
                 of: owner.map(|user| format!("{}'s crontab", user.name)),
                 path: path.to_owned(),

@@ -101,6 +101,11 @@ impl Machine {
         })
     }
 
+    /// What is not looked at any further.
+    pub(super) fn leave(&self, path: &Path, why: String) {
+        self.unread.borrow_mut().push((path.to_owned(), why));
+    }
+
     /// What is there and could not be read is a note: it may or may not matter.
     pub(super) fn say_unread(&self, findings: &mut Findings) {
         let unread = self.unread.take();

@@ -10,6 +10,12 @@ pub(super) type Variables = BTreeMap<String, String>;
 /// `sh -c "sh -c …"` goes no deeper.
 const MOST_DEPTH: usize = 8;
 
+/// So many are looked for in a command line.
+const MOST_CALLS: usize = 1000;
+
+/// `nice env timeout …`: nobody writes more before a program.
+const MOST_WRAPPERS: usize = 16;
+
 /// A triplock or flock that a command line starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Call {
@@ -151,7 +157,8 @@ fn unwrap(words: &[Word], mut environment: Variables, mut user: Option<String>, 
         "numactl",
     ];
     let mut at = 0;
-    while let Some(first) = words.get(at) {
+    for _ in 0..MOST_WRAPPERS {
+        let Some(first) = words.get(at) else { return };
         if first.is_uncertain {
             return;
         }
@@ -159,6 +166,9 @@ fn unwrap(words: &[Word], mut environment: Variables, mut user: Option<String>, 
         let rest = &words[at + 1..];
         match name {
             "triplock" | "flock" => {
+                if found.len() >= MOST_CALLS {
+                    return;
+                }
                 found.push(Call {
                     program: first.text.clone(),
                     arguments: rest.iter().map(|word| word.text.clone()).collect(),
@@ -193,8 +203,7 @@ fn unwrap(words: &[Word], mut environment: Variables, mut user: Option<String>, 
                     // They begin with an environment of their own.
                     environment.retain(|name, _| !name.starts_with("TRIPLOCK_") && !name.starts_with("XDG_"));
                     environment.remove("HOME");
-                    let named = options.iter().position(|word| word.text == "-u").and_then(|u| options.get(u + 1));
-                    user = Some(named.map_or_else(|| "root".to_owned(), |word| word.text.clone()));
+                    user = Some(user_of(options).unwrap_or("root").to_owned());
                 }
                 wrapped(name, options, &mut environment);
                 at += 1 + next;
@@ -202,6 +211,28 @@ fn unwrap(words: &[Word], mut environment: Variables, mut user: Option<String>, 
             _ => return,
         }
     }
+}
+
+/// Whom sudo and its kin are told to be: `-u X`, `-nuX`, `--user X`, `--user=X`.
+fn user_of(options: &[Word]) -> Option<&str> {
+    let mut words = options.iter().map(|word| word.text.as_str());
+    while let Some(word) = words.next() {
+        if word == "--user" {
+            return words.next();
+        }
+        if let Some(user) = word.strip_prefix("--user=") {
+            return Some(user);
+        }
+        // Of several in one word, only those before it that want no value of their own.
+        let short = word.strip_prefix('-').filter(|flags| !flags.starts_with('-'));
+        let user = short.and_then(|flags| flags.trim_start_matches(|c| "AbEHikKlnPSs".contains(c)).strip_prefix('u'));
+        match user {
+            Some("") => return words.next(),
+            Some(user) => return Some(user),
+            None => {}
+        }
+    }
+    None
 }
 
 /// What the words before a wrapped program do to its environment.

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     confinement::Service,
-    crontabs::trouble,
+    crontabs::{MOST_STARTS, trouble},
     findings::Findings,
     machine::{Machine, User},
     read::Read,
@@ -203,7 +203,12 @@ impl Manager<'_> {
         };
         let environment = self.environment(&unit, &specifiers, &user, named.is_some());
         let service = Rc::new(Service { unit, specifiers, is_system: self.user.is_none() });
+        let before = found.len();
         for setting in service.unit.commands() {
+            if found.len() - before > MOST_STARTS {
+                self.machine.leave(&setting.path, format!("has more than {MOST_STARTS} such lines"));
+                break;
+            }
             let at = At { of: Some(service.unit.name.clone()), path: setting.path.clone(), line: setting.line };
             for (prefix, words) in service.specifiers.commands(&setting.value, &environment) {
                 // With full privileges: as root, and unconfined.

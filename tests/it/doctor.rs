@@ -296,3 +296,18 @@ fn the_real_places_are_looked_at() {
     let dirs: Vec<_> = problem["places"].as_array().unwrap().iter().map(|place| place["state_dir"].clone()).collect();
     assert_eq!(dirs, ["/1", "/2", "/3", "/4"], "{found:#?}");
 }
+
+#[test]
+fn however_much_stands_in_a_crontab_it_is_looked_at_in_part() {
+    let tree = Tree::new().program("/usr/bin/triplock");
+    let variables: String = (0..400).map(|number| format!("V{number}={number}\n")).collect();
+    let lines = "* * * * * root triplock --state-dir /s check a\n".repeat(4000);
+    tree.write("/etc/cron.d/lines", format!("{variables}{lines}").as_bytes());
+    let calls = format!("* * * * * root {}\n", "triplock --state-dir /s check a; ".repeat(7000));
+    tree.write("/etc/cron.d/one-line", calls.as_bytes());
+    let nested = format!("* * * * * root {} triplock --state-dir /s check a\n", "flock /x env ".repeat(19_000));
+    tree.write("/etc/cron.d/nested", nested.as_bytes());
+    let found = tree.examined();
+    assert!(found.looked_at["scheduled"].as_u64().unwrap() < 2100, "{:?}", found.looked_at);
+    assert!(found.notes.iter().any(|note| note.contains("has more than 1000 such lines")), "{:?}", found.notes);
+}

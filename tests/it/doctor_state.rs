@@ -1,6 +1,6 @@
 //! What `doctor` finds in the state directory, below it, and in job files.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 
 use serde_json::Value;
 
@@ -228,12 +228,23 @@ fn files_that_this_user_cannot_write_are_named() {
     };
     let found = doctor();
     assert!(found.problems.is_empty() && found.notes.is_empty(), "{found:#?}");
+    // What root left behind; what it says to do about it helps.
     std::os::unix::fs::chown(sandbox.jobs("j.lock"), Some(0), None).unwrap();
-    let found = doctor();
-    let first = &found.problems[0];
-    assert_eq!((&first["problem"], &first["files"]), (&"not_writable".into(), &1.into()), "{found:#?}");
-    let message = first["message"].as_str().unwrap();
-    assert!(message.contains("jobs/j.lock is not writable for user 60123"), "{message}");
+    for (word, expected) in [
+        ("wrong_owner", "jobs/j.lock is of another user than "),
+        ("not_writable", "jobs/j.lock is not writable for user 60123"),
+    ] {
+        let found = doctor();
+        let first = &found.problems[0];
+        assert_eq!((&first["problem"], &first["files"]), (&word.into(), &1.into()), "{found:#?}");
+        let message = first["message"].as_str().unwrap();
+        assert!(message.contains(expected), "{message}");
+        let fix = message.rsplit_once("as root: ").expect("a fix").1;
+        assert!(Command::new("sh").args(["-ec", fix]).status().unwrap().success(), "{fix}");
+        let found = doctor();
+        assert!(found.problems.is_empty(), "{fix}: {found:#?}");
+        mode(&sandbox.jobs("j.lock"), 0o400);
+    }
 }
 
 #[test]

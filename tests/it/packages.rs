@@ -161,6 +161,19 @@ fn purge_leaves_nothing_but_bookings() {
 }
 
 #[test]
+fn bookings_of_more_trips_than_a_command_takes_words_are_kept() {
+    let Some((root, _)) = root("bookings_of_more_trips_than_a_command_takes_words_are_kept") else { return };
+    let purged = root.sh(
+        "dpkg -i /triplock.deb >&2
+        triplock trip add 1 --seats 2; triplock book 1 --student 7
+        cd /var/lib/triplock/trips && seq -f 'a-trip-with-a-name-of-some-length-to-be-sure-%.0f.jsonl' 40000 | xargs touch
+        dpkg -P triplock",
+    );
+    assert!(purged.status.success(), "{purged:?}");
+    root.does("test -s /var/lib/triplock/trips/1.jsonl");
+}
+
+#[test]
 fn purge_without_bookings_leaves_nothing_at_all() {
     let Some((root, before)) = root("purge_without_bookings_leaves_nothing_at_all") else { return };
     root.does(
@@ -221,10 +234,15 @@ fn with_systemd_its_units_run_and_removal_stops_their_timers() {
     machine.sh("root", "triplock install systemd timed --hardened").exits(0);
     assert!(machine.exists("/etc/systemd/system/triplock@timed.timer.d/10-triplock.conf"));
     assert_eq!(machine.systemctl(["is-active", "triplock@timed.timer"]).run().stdout.trim(), "active");
+    let is_active = || machine.systemctl(["is-active", "triplock@timed.timer"]).run().stdout.trim().to_owned();
     machine.sh("root", "dpkg -r triplock").exits(0);
-    assert_eq!(machine.systemctl(["is-active", "triplock@timed.timer"]).run().stdout.trim(), "inactive");
+    assert_eq!(is_active(), "inactive");
+    machine.sh("root", "dpkg -i /triplock.deb").exits(0);
+    assert_eq!(is_active(), "active", "installed again");
+    machine.sh("root", "dpkg -r triplock").exits(0);
+    assert_eq!(is_active(), "inactive");
     machine.sh("root", "dpkg -P triplock").exits(0);
-    let wrote = "find /etc/systemd /var/lib/systemd/timers -name '*triplock*'";
+    let wrote = "find /etc/systemd /var/lib/systemd/timers /run -xdev -name '*triplock*'";
     assert_eq!(machine.sh("root", wrote).exits(0).stdout, "", "what install wrote");
     for place in ["/usr/bin/triplock", "/usr/lib/systemd/system/triplock@.service", "/etc/triplock"] {
         assert!(!machine.exists(place), "{place}");
