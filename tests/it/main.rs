@@ -65,6 +65,7 @@ mod systemd_box;
 mod terminal;
 mod time_limit;
 mod turn;
+mod unit_stops;
 mod units;
 mod update;
 mod write_back_error;
