@@ -30,6 +30,14 @@ pub(super) fn owner(job: &Name) -> String {
 pub(super) fn file(ground: &Ground, times: &Times) -> Result<String> {
     let job = &ground.definition.name;
     let user = ground.user.as_ref().map_or("root", |user| &user.name);
+    if user.contains(char::is_whitespace) {
+        let why = format!("user: a blank ends the name in a crontab, and {user:?} has one; use `install systemd`");
+        return Err(Error::BadConfiguration {
+            path: ground.definition.path.clone(),
+            line: ground.definition.line,
+            why,
+        });
+    }
     let mut body = format!("SHELL=/bin/sh\nPATH={SEARCH}\n");
     for expression in &times.expressions {
         let _ = writeln!(body, "{expression} {user} {}", command(ground)?);

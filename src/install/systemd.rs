@@ -55,15 +55,16 @@ pub(super) fn services(job: &Name) -> [String; 2] {
     [format!("triplock@{job}.service"), format!("triplock-failure@{job}.service")]
 }
 
-/// The files of a job's own, without their texts.
+/// The files of a job's own, without their texts. Files of one unit count in the order of their names, wherever they are, so
+/// that what `systemctl edit` writes (`override.conf`) comes later than these.
 pub(super) fn paths(job: &Name) -> [PathBuf; 4] {
     let [service, failure] = services(job);
     let timer = timer(job);
     [
-        format!("{service}.d/triplock.conf"),
+        format!("{service}.d/10-triplock.conf"),
         format!("{service}.d/hardened.conf"),
-        format!("{timer}.d/triplock.conf"),
-        format!("{failure}.d/triplock.conf"),
+        format!("{timer}.d/10-triplock.conf"),
+        format!("{failure}.d/10-triplock.conf"),
     ]
     .map(PathBuf::from)
 }
@@ -88,7 +89,7 @@ pub(super) fn drop_ins(ground: &Ground, times: &Times) -> Result<Vec<Unit>> {
     let definition = ground.definition;
     let mut service = pinned(ground, SERVICE, true)?;
     if let Some(user) = &ground.user {
-        let _ = writeln!(service, "User={}", user.name);
+        let _ = writeln!(service, "User={}", user.name.replace('%', "%%"));
     }
     match definition.settings.kill_after {
         // (0 sends no KILL, ever; whoever wants that of systemd too has to tell it.)

@@ -22,6 +22,7 @@ mod gate;
 mod history;
 mod install;
 mod install_fires;
+mod install_warnings;
 mod job;
 mod job_files;
 mod job_lines;

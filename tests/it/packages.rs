@@ -194,7 +194,7 @@ fn purge_removes_what_install_wrote_and_nothing_else() {
         drop_in=/etc/systemd/system/triplock@nightly.timer.d
         mkdir -p /etc/cron.d $drop_in
         echo '# triplock install: job nightly, 1 lines, 00000000; x' >/etc/cron.d/triplock-nightly
-        cp /etc/cron.d/triplock-nightly $drop_in/triplock.conf
+        cp /etc/cron.d/triplock-nightly $drop_in/10-triplock.conf
         echo '# mine' | tee /etc/cron.d/triplock-mine >$drop_in/mine.conf
         dpkg -P triplock",
     );
@@ -231,8 +231,8 @@ fn with_systemd_its_units_run_and_removal_stops_their_timers() {
     assert!(runs.contains("\"succeeded\""), "{runs}");
 
     machine.job("timed", "true", "on_calendar = \"daily\"");
-    machine.sh("root", "triplock install systemd timed").exits(0);
-    assert!(machine.exists("/etc/systemd/system/triplock@timed.timer.d/triplock.conf"));
+    machine.sh("root", "triplock install systemd timed --hardened").exits(0);
+    assert!(machine.exists("/etc/systemd/system/triplock@timed.timer.d/10-triplock.conf"));
     assert_eq!(machine.systemctl(["is-active", "triplock@timed.timer"]).run().stdout.trim(), "active");
     let is_active = || machine.systemctl(["is-active", "triplock@timed.timer"]).run().stdout.trim().to_owned();
     machine.sh("root", "dpkg -r triplock").exits(0);
