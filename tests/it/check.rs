@@ -419,3 +419,15 @@ fn a_job_more_is_no_further_listing_of_all_jobs() {
     // (One listing is several calls when it is long.)
     assert!(listings() < of_one + 20);
 }
+
+#[test]
+fn of_many_jobs_that_are_not_well_some_are_named_and_all_are_counted() {
+    let sandbox = Sandbox::new();
+    for job in 0..10 {
+        run(&sandbox, &format!("j{job}"), "", ["false"]).run().exits(1);
+    }
+    let line = check(&sandbox, "", 2);
+    assert!(line.contains("10 of 10 jobs: j0: failed") && line.contains("; and 2 more |"), "{line}");
+    assert!(line.contains("j7: ") && !line.contains("j8: "), "{line}");
+    assert_eq!(figure(&line, "critical").0, "10");
+}
