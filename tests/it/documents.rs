@@ -73,7 +73,12 @@ fn every_key_of_a_job_file_is_in_the_documents() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("j.toml");
     std::fs::write(&file, "[jobs.j]\ncommand = 'true'\nqqqqqqqq = 1\n").unwrap();
-    let output = triplock().args(["run", "j", "--config"]).arg(&file).output().unwrap();
+    let output = triplock()
+        .args(["run", "j", "--config"])
+        .arg(&file)
+        .env("TRIPLOCK_STATE_DIR", directory.path().join("state"))
+        .output()
+        .unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     let (_, known) = said.split_once("known are ").expect("the message lists what is known");
     let keys: Vec<_> = known.trim().split(", ").collect();
