@@ -58,14 +58,19 @@ fn judged(global: &Global, args: &cli::Check) -> crate::Result<Vec<Judgement>> {
     let sources = Sources::new(args.config.as_deref(), &Environment::current())?;
     let path = state_path(global)?;
     let state = StateDir::open_existing(&path, global.allow_network_fs)?;
-    let missing = if state.is_some() { "" } else { ", which is not there" };
-    let nothing = format!("no job in {sources}, and none has run in {}{missing}", path.display());
+    let is_there = state.is_some();
+    let nothing = format!("no job in {sources}, and none has run in {}", path.display());
     let check = Check { state, sources, alerts: args.alerts(), clock: &SystemClock };
     let judged = match &args.job {
         Some(job) => vec![check.job(job, |others| no_such_job(job, others))?],
         None => check.all()?,
     };
     // All is well with nothing: so says a check that looks in the wrong place.
+    if !is_there && State::worst(judged.iter().map(Judgement::state)) == State::Ok {
+        let why = "there is no such state directory: nothing has run yet, or the jobs run in another; set \
+                   TRIPLOCK_STATE_DIR, or state_dir in /etc/triplock/config.toml";
+        return Err(Error::Usage(format!("{}: {why}", path.display())));
+    }
     if judged.is_empty() { Err(Error::Usage(nothing)) } else { Ok(judged) }
 }
 

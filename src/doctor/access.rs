@@ -140,6 +140,14 @@ mod tests {
         assert!(said.contains("jobs/a.lock is not open to the group") && said.contains("chmod -R g+rwX"), "{said}");
         // In a private directory the group is nobody.
         assert_eq!(examined(dir.path(), false), Vec::<String>::new());
+        // A group of its own, where only root can have made it.
+        if rustix::process::geteuid().is_root() {
+            set(&jobs.join("a.lock"), 0o660);
+            rustix::fs::chown(jobs.join("a.lock"), None, Some(rustix::fs::Gid::from_raw(12_345))).unwrap();
+            let [said] = &examined(dir.path(), true)[..] else { panic!("nothing was said") };
+            assert!(said.contains("jobs/a.lock is not open to the group"), "{said}");
+            rustix::fs::chown(jobs.join("a.lock"), None, Some(rustix::process::getegid())).unwrap();
+        }
         // Without x its files cannot be reached.
         set(&jobs.join("a.lock"), 0o660);
         set(&jobs, 0o2760);

@@ -69,7 +69,7 @@ fn is_for_a_shell(name: &str, value: &str) -> bool {
 
 fn mistake(line: &str, fields: usize, is_user: Option<&dyn Fn(&str) -> bool>) -> Option<String> {
     let words: Vec<_> = line.split_ascii_whitespace().collect();
-    let is_ours = |word: &&str| name_of(word.trim_start_matches(['"', '\'', '('])) == "triplock";
+    let is_ours = |word: &&str| name_of(word.trim_matches(['"', '\'', '(', ')'])) == "triplock";
     let first = words.iter().position(is_ours)?;
     if first < fields {
         let count = if first == 1 { "1 field stands".to_owned() } else { format!("{first} fields stand") };

@@ -24,6 +24,8 @@ pub(crate) enum Wish {
 /// What stands in the way, and who could change what the user relies on; a line each.
 pub(crate) fn warnings(what: &str, path: &Path, wish: Wish, account: &Account) -> Vec<String> {
     let mut warnings = Vec::new();
+    // Of what is below somebody's directory the first says enough.
+    let mut is_strangers = false;
     let user = &account.name;
     let shown = path.display();
     let stages = path.ancestors().collect::<Vec<_>>().into_iter().rev();
@@ -48,6 +50,13 @@ pub(crate) fn warnings(what: &str, path: &Path, wish: Wish, account: &Account) -
             };
             warnings.push(format!("{what} {shown}: {refused}"));
             break;
+        }
+        let owner = found.uid();
+        if !is_strangers && wish != Wish::Fill && owner != 0 && owner != account.uid {
+            is_strangers = true;
+            let at = if is_last { "it".to_owned() } else { place.to_string() };
+            let owner = Account::of(&owner.to_string()).map_or_else(|| owner.to_string(), |account| account.name);
+            warnings.push(format!("{what} {shown}: {at} is user {owner}'s, who could have anything run by {user}"));
         }
         // In a directory with the sticky bit nobody can replace what is another's.
         let is_sticky = found.is_dir() && found.mode() & 0o1000 != 0;
@@ -98,7 +107,12 @@ mod tests {
         let file = dir.path().join("program");
         fs::write(&file, "").unwrap();
         let nobody = Account { name: "bob".into(), uid: 4_000_000, groups: vec![4_000_000], home: "/".into() };
-        let look = |wish| warnings("the program", &file, wish, &nobody).join("|");
+        let look = |wish| {
+            let mut found = warnings("the program", &file, wish, &nobody);
+            // (Whoever runs this test is a stranger to him, unless it is root.)
+            found.retain(|line| !line.contains("'s, who could"));
+            found.join("|")
+        };
         mode(dir.path(), 0o700);
         assert!(look(Wish::Execute).contains(&format!("user bob may not pass {}; ", dir.path().display())));
         mode(dir.path(), 0o755);

@@ -1,6 +1,6 @@
 //! `check`: one line and an exit code for a monitoring system, from real runs.
 
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use serde_json::Value;
 
@@ -18,6 +18,12 @@ fn job_file(sandbox: &Sandbox, text: &str) -> String {
     fs::create_dir_all(&directory).unwrap();
     fs::write(directory.join("jobs.toml"), text).unwrap();
     directory.to_str().unwrap().to_owned()
+}
+
+/// A state directory in which nothing has run: without one, `check` may be looking in the wrong place.
+fn empty_state(sandbox: &Sandbox) {
+    fs::create_dir(sandbox.state_dir()).unwrap();
+    fs::set_permissions(sandbox.state_dir(), fs::Permissions::from_mode(0o700)).unwrap();
 }
 
 /// The line of `check` with those words, which sees the sandbox's job files only.
@@ -113,6 +119,7 @@ fn a_job_is_well_then_late_and_a_success_makes_it_well_again() {
 #[test]
 fn failures_in_a_row_and_the_job_file_s_limits() {
     let sandbox = Sandbox::new();
+    empty_state(&sandbox);
     let config = job_file(&sandbox, "[jobs.j]\ncommand = 'exit $(cat code)'\nalert_after = 2\n");
     let run = |code: &str| {
         fs::write(sandbox.path("code"), code).unwrap();
@@ -224,6 +231,7 @@ fn a_slot_that_was_lost_and_is_not_used_any_more_is_no_failure_for_ever() {
 #[test]
 fn a_time_limit_is_the_limit_of_what_is_normal() {
     let sandbox = Sandbox::new();
+    empty_state(&sandbox);
     let figure_with = |keys: &str| {
         job_file(&sandbox, &format!("[jobs.j]\ncommand = 'true'\n{keys}\n"));
         figure(&check(&sandbox, "j", 0), "running").1[1].clone()
@@ -242,7 +250,10 @@ fn a_time_limit_is_the_limit_of_what_is_normal() {
 fn all_jobs_those_of_files_and_those_that_ran_and_the_worst_wins() {
     let sandbox = Sandbox::new();
     let nothing = check(&sandbox, "", 3);
-    assert!(nothing.contains("no job in ") && nothing.contains("which is not there"), "{nothing}");
+    assert!(nothing.contains("there is no such state directory"), "{nothing}");
+    empty_state(&sandbox);
+    let nothing = check(&sandbox, "", 3);
+    assert!(nothing.contains("no job in ") && nothing.contains("none has run in "), "{nothing}");
     job_file(&sandbox, "[jobs.new]\ncommand = 'true'\nexpect_every = '1h'\n");
     run(&sandbox, "good", "", ["true"]).run().exits(0);
     assert_eq!(
@@ -407,4 +418,16 @@ fn a_job_more_is_no_further_listing_of_all_jobs() {
     }
     // (One listing is several calls when it is long.)
     assert!(listings() < of_one + 20);
+}
+
+#[test]
+fn of_many_jobs_that_are_not_well_some_are_named_and_all_are_counted() {
+    let sandbox = Sandbox::new();
+    for job in 0..10 {
+        run(&sandbox, &format!("j{job}"), "", ["false"]).run().exits(1);
+    }
+    let line = check(&sandbox, "", 2);
+    assert!(line.contains("10 of 10 jobs: j0: failed") && line.contains("; and 2 more |"), "{line}");
+    assert!(line.contains("j7: ") && !line.contains("j8: "), "{line}");
+    assert_eq!(figure(&line, "critical").0, "10");
 }

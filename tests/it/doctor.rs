@@ -300,7 +300,8 @@ fn the_real_places_are_looked_at() {
 #[test]
 fn however_much_stands_in_a_crontab_it_is_looked_at_in_part() {
     let tree = Tree::new().program("/usr/bin/triplock");
-    let variables: String = (0..400).map(|number| format!("V{number}={number}\n")).collect();
+    let variables: Vec<_> = (0..400).map(|number| format!("V{number}={number}\n")).collect();
+    let variables = variables.concat();
     let lines = "* * * * * root triplock --state-dir /s check a\n".repeat(4000);
     tree.write("/etc/cron.d/lines", format!("{variables}{lines}").as_bytes());
     let calls = format!("* * * * * root {}\n", "triplock --state-dir /s check a; ".repeat(7000));

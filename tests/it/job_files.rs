@@ -101,6 +101,18 @@ fn a_job_of_a_file_is_run_by_its_name() {
 }
 
 #[test]
+fn another_users_job_is_run_with_a_warning() {
+    let own = rustix::process::geteuid().as_raw();
+    let other = if own == 1 { "root" } else { "daemon" };
+    let user = User::new().with("jobs.d/a.toml", &format!("[jobs.a]\ncommand = 'true'\nuser = '{other}'\n"));
+    let run = user.triplock(&["run", "a"]).in_text().run();
+    run.exits(0);
+    assert!(run.stderr.ends_with(&format!("next time: sudo -u {other} triplock run a\n")), "{run:?}");
+    let user = user.with("jobs.d/a.toml", &format!("[jobs.a]\ncommand = 'true'\nuser = '{own}'\n"));
+    assert_eq!(user.triplock(&["run", "a"]).in_text().run().exits(0).stderr, "");
+}
+
+#[test]
 fn a_job_that_never_ran_is_shown_all_the_same() {
     let user = User::new().with("jobs.d/a.toml", "[jobs.b]\ncommand = ['true']\n[jobs.a]\ncommand = ['true']\n");
     let shown = |user: &User, args: &[&str]| {

@@ -11,7 +11,7 @@ use std::{
 use crate::{clean_root::CleanRoot, machine, sandbox::TRIPLOCK, systemd_box::SystemdBox};
 
 /// The package around the binary that is being tested, made as a release is; `None`, said out loud, where it cannot be.
-/// (Not around a static one with all optimisations, which would take as long to build as all tests: `packaging/build`
+/// (Not around a static one with all optimisations, which would take as long to build as all tests: `.ci/package`
 /// differs only in which binary it strips.)
 #[track_caller]
 fn package(test: &str) -> Option<PathBuf> {
@@ -21,10 +21,10 @@ fn package(test: &str) -> Option<PathBuf> {
     }
     let package = PACKAGE.get_or_init(|| {
         let output = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("package-{}", std::process::id()));
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/build");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/package");
         let built = Command::new(script).args(["--fast", "--binary", TRIPLOCK, "--output"]).arg(&output).output();
-        let built = built.expect("start packaging/build");
-        assert!(built.status.success(), "packaging/build: {}", String::from_utf8_lossy(&built.stderr));
+        let built = built.expect("start .ci/package");
+        assert!(built.status.success(), ".ci/package: {}", String::from_utf8_lossy(&built.stderr));
         let said = String::from_utf8(built.stdout).unwrap();
         // Kept by one name, for whoever wants to look at it.
         let kept = output.with_file_name("triplock.deb");
@@ -194,7 +194,7 @@ fn purge_removes_what_install_wrote_and_nothing_else() {
         drop_in=/etc/systemd/system/triplock@nightly.timer.d
         mkdir -p /etc/cron.d $drop_in
         echo '# triplock install: job nightly, 1 lines, 00000000; x' >/etc/cron.d/triplock-nightly
-        cp /etc/cron.d/triplock-nightly $drop_in/triplock.conf
+        cp /etc/cron.d/triplock-nightly $drop_in/10-triplock.conf
         echo '# mine' | tee /etc/cron.d/triplock-mine >$drop_in/mine.conf
         dpkg -P triplock",
     );
@@ -231,8 +231,8 @@ fn with_systemd_its_units_run_and_removal_stops_their_timers() {
     assert!(runs.contains("\"succeeded\""), "{runs}");
 
     machine.job("timed", "true", "on_calendar = \"daily\"");
-    machine.sh("root", "triplock install systemd timed").exits(0);
-    assert!(machine.exists("/etc/systemd/system/triplock@timed.timer.d/triplock.conf"));
+    machine.sh("root", "triplock install systemd timed --hardened").exits(0);
+    assert!(machine.exists("/etc/systemd/system/triplock@timed.timer.d/10-triplock.conf"));
     assert_eq!(machine.systemctl(["is-active", "triplock@timed.timer"]).run().stdout.trim(), "active");
     let is_active = || machine.systemctl(["is-active", "triplock@timed.timer"]).run().stdout.trim().to_owned();
     machine.sh("root", "dpkg -r triplock").exits(0);
@@ -266,10 +266,10 @@ fn lintian_finds_nothing_wrong() {
 
 #[test]
 fn bad_input_of_the_script_is_one_line_that_says_what_is_wrong() {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/build");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/package");
     for (words, expected) in [(&["--often"][..], "--often"), (&["--binary", "/nowhere/triplock"], "/nowhere/triplock")]
     {
-        let said = Command::new(&script).args(words).output().expect("start packaging/build");
+        let said = Command::new(&script).args(words).output().expect("start .ci/package");
         let complaint = String::from_utf8_lossy(&said.stderr);
         let missing = complaint.contains("cargo-deb is missing");
         assert!(!said.status.success() && complaint.lines().count() == 1, "{complaint}");

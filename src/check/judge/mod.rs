@@ -18,8 +18,8 @@ pub(crate) fn judge(subject: &Subject, now: DateTime<Utc>) -> Judgement {
     if failures > 0 {
         let is_critical = failures >= limits.alert_after;
         // What was lost came later, and has no line yet.
-        let last = if lost > 0 { LastFailure::Lost } else { last_failure(subject) };
-        findings.push(Finding::Failing { failures, is_critical, last });
+        let newest = if lost > 0 { LastFailure::Lost } else { last_failure(subject) };
+        findings.push(Finding::Failing { failures, is_critical, last: newest });
     }
     findings.extend(subject.slots.iter().filter_map(|presence| running(subject, presence, now)));
     findings.extend(subject.slots.iter().filter_map(orphaned));
