@@ -10,6 +10,7 @@ mod cron;
 mod cron_box;
 mod damage;
 mod doctor;
+mod doctor_jobs;
 mod doctor_state;
 mod doctor_units;
 mod documents;
