@@ -233,8 +233,8 @@ impl Manager<'_> {
     /// One that `install` wrote is known as such.
     fn marked(&self, mut start: Start) -> Start {
         let Subject::Run { job, .. } = &start.asked.subject else { return start };
-        let ending = format!("triplock@{job}.service.d/triplock.conf");
-        if !start.at.path.ends_with(ending) {
+        let [of_service, _] = install::drop_ins(job);
+        if !start.at.path.ends_with(of_service) {
             return start;
         }
         let text = self.machine.text(&start.at.path).unwrap_or_default();

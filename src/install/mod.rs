@@ -271,6 +271,12 @@ pub(crate) fn owner(job: &Name) -> String {
     cron::owner(job)
 }
 
+/// The drop-ins of a job, below the directory of units: of its service, and of that one hardened.
+pub(crate) fn drop_ins(job: &Name) -> [PathBuf; 2] {
+    let [service, hardened, ..] = systemd::paths(job);
+    [service, hardened]
+}
+
 /// What the job's crontab, or its file in /etc/cron.d, is to hold.
 ///
 /// # Errors
