@@ -9,6 +9,7 @@ mod completions;
 mod cron;
 mod cron_box;
 mod damage;
+mod dispositions;
 mod doctor;
 mod doctor_state;
 mod doctor_units;

@@ -265,6 +265,18 @@ fn lintian_finds_nothing_wrong() {
 }
 
 #[test]
+fn the_script_tells_how_it_is_used() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/build");
+    for word in ["--help", "-h"] {
+        let said = Command::new(&script).arg(word).output().expect("start packaging/build");
+        let help = String::from_utf8_lossy(&said.stdout);
+        assert!(said.status.success() && said.stderr.is_empty(), "{said:?}");
+        assert!(help.starts_with("Builds the Debian package") && help.contains("\n  --output DIR "), "{help}");
+        assert!(!help.contains("set -eu"), "it is not the script itself: {help}");
+    }
+}
+
+#[test]
 fn bad_input_of_the_script_is_one_line_that_says_what_is_wrong() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/package");
     for (words, expected) in [(&["--often"][..], "--often"), (&["--binary", "/nowhere/triplock"], "/nowhere/triplock")]
