@@ -196,6 +196,14 @@ fn unwrap(words: &[Word], mut environment: Variables, mut user: Option<String>, 
                 }
                 return;
             }
+            "su" | "runuser" if user_of(rest).is_none() && su(rest).is_some() => {
+                let Some((other, text, is_login)) = su(rest) else { return };
+                if is_login {
+                    environment.clear();
+                }
+                environment.remove("HOME");
+                return script(text, &environment, Some(other), depth + 1, found);
+            }
             name if WRAPPERS.contains(&name) => {
                 let Some(next) = rest.iter().position(|word| is_of_interest(&word.text)) else { return };
                 let options = &rest[..next];
@@ -214,6 +222,30 @@ fn unwrap(words: &[Word], mut environment: Variables, mut user: Option<String>, 
 }
 
 /// Whom sudo and its kin are told to be: `-u X`, `-nuX`, `--user X`, `--user=X`.
+/// As whom `su` and `runuser` start a shell, with which text, and whether as if that user had logged in.
+fn su(words: &[Word]) -> Option<(&str, &str, bool)> {
+    let (mut user, mut text, mut is_login) = (None, None, false);
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        match word.text.as_str() {
+            "-" | "-l" | "--login" => is_login = true,
+            "-c" | "--command" | "-lc" => {
+                is_login |= word.text == "-lc";
+                text = words.next().filter(|text| !text.is_uncertain);
+            }
+            "-s" | "--shell" | "-g" | "--group" | "-G" | "--supp-group" | "-w" | "--whitelist-environment" => {
+                words.next();
+            }
+            option if option.starts_with('-') => {}
+            _ if user.is_none() => user = Some(word),
+            // Those of the shell.
+            _ => {}
+        }
+    }
+    let user = user.map_or(Some("root"), |word| Some(word.text.as_str()).filter(|_| !word.is_uncertain))?;
+    Some((user, &text?.text, is_login))
+}
+
 fn user_of(options: &[Word]) -> Option<&str> {
     let mut words = options.iter().map(|word| word.text.as_str());
     while let Some(word) = words.next() {
@@ -258,10 +290,13 @@ fn wrapped(name: &str, options: &[Word], environment: &mut Variables) {
 }
 
 fn is_of_interest(word: &str) -> bool {
-    matches!(name_of(word), "triplock" | "flock" | "sh" | "bash" | "dash" | "ash" | "ksh" | "zsh" | "env" | "sudo")
+    matches!(
+        name_of(word),
+        "triplock" | "flock" | "sh" | "bash" | "dash" | "ash" | "ksh" | "zsh" | "env" | "sudo" | "su"
+    )
 }
 
-fn name_of(word: &str) -> &str {
+pub(super) fn name_of(word: &str) -> &str {
     word.rsplit('/').next().unwrap_or(word)
 }
 

@@ -33,6 +33,7 @@ use crate::{
 pub(crate) use account::Account;
 pub(crate) use binary::path as binary_path;
 pub(crate) use escape::word_in_shell;
+pub(crate) use marker::{blocks, body};
 pub(crate) use turn::Turn;
 pub(crate) use write::Change;
 
@@ -265,6 +266,31 @@ fn no_such_path(path: &Path, why: &str) -> Error {
     Error::BadConfiguration { path: path.to_owned(), line: 0, why: why.to_owned() }
 }
 
+/// Whom the marker of what is the job's own names.
+pub(crate) fn owner(job: &Name) -> String {
+    cron::owner(job)
+}
+
+/// What the job's crontab, or its file in /etc/cron.d, is to hold.
+///
+/// # Errors
+/// `BadConfiguration` when a path cannot be written there.
+pub(crate) fn cron_text(ground: &Ground, times: &Times) -> Result<String> {
+    match ground.scope {
+        Scope::System => cron::file(ground, times),
+        Scope::User => cron::lines(ground, times),
+    }
+}
+
+/// What the job's drop-ins are to hold, by their paths below the directory of units.
+///
+/// # Errors
+/// As [`cron_text`].
+pub(crate) fn unit_texts(ground: &Ground, times: &Times) -> Result<Vec<(PathBuf, Option<String>)>> {
+    let drop_ins = systemd::drop_ins(ground, times)?;
+    Ok(drop_ins.into_iter().map(|unit| (unit.path, unit.text)).collect())
+}
+
 /// Whether something that reads crontabs runs, as far as that can be seen.
 pub(crate) fn cron_runs() -> bool {
     // Where other users' processes are hidden, nobody can tell.
@@ -282,6 +308,9 @@ const CRON_AS_UNITS: &str = "/usr/lib/systemd/system-generators/systemd-crontab-
 /// What may go wrong when the scheduler starts the job.
 pub(crate) fn doubts(ground: &Ground, runs_as: &Account) -> Vec<String> {
     let mut doubts = reach::warnings("the program", &ground.program, Wish::Execute, runs_as);
+    if let Some(program) = ground.definition.program().map(PathBuf::from).filter(|program| program.is_absolute()) {
+        doubts.extend(reach::warnings("the job's program", &program, Wish::Execute, runs_as));
+    }
     doubts.extend(reach::warnings("the job file", &ground.definition.path, Wish::Read, runs_as));
     doubts.extend(reach::warnings("the state directory", &ground.state, Wish::Fill, runs_as));
     if ground.is_hardened {

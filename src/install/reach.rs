@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use super::Account;
+use super::{Account, systemd::GROUP};
 
 const READ: u32 = 4;
 const WRITE: u32 = 2;
@@ -41,10 +41,12 @@ pub(crate) fn warnings(what: &str, path: &Path, wish: Wish, account: &Account) -
         };
         if !may(account, &found, needed) {
             let refused = match wish {
-                _ if !is_last => format!("user {user} may not pass {place}"),
-                Wish::Execute => format!("user {user} may not execute it"),
-                Wish::Read => format!("user {user} may not read it"),
-                Wish::Fill => format!("user {user} may not write there; add the user to its group"),
+                _ if !is_last => {
+                    format!("user {user} may not pass {place}; put it where every user may, or `chmod o+x {place}`")
+                }
+                Wish::Execute => format!("user {user} may not execute it; `chmod a+rx {place}`"),
+                Wish::Read => format!("user {user} may not read it; `chmod a+r {place}`"),
+                Wish::Fill => format!("user {user} may not write there; {}", shared(path, &found, user)),
             };
             warnings.push(format!("{what} {shown}: {refused}"));
             break;
@@ -64,6 +66,19 @@ pub(crate) fn warnings(what: &str, path: &Path, wish: Wish, account: &Account) -
         }
     }
     warnings
+}
+
+/// How the user comes to write in the state directory. Of root's own group nobody is to be a member.
+fn shared(state: &Path, found: &Metadata, user: &str) -> String {
+    let place = state.display();
+    let is_shared = found.mode() & 0o070 == 0o070 && found.gid() != 0;
+    if is_shared {
+        return format!("add the user to its group: `usermod -aG \"$(stat -c %G {place})\" {user}`");
+    }
+    format!(
+        "share it with a group that the user is in: `groupadd -f --system {GROUP} && usermod -aG {GROUP} {user} && chgrp -R \
+         {GROUP} {place} && chmod -R g+rwX {place} && chmod 2770 {place}`"
+    )
 }
 
 fn may(account: &Account, found: &Metadata, needed: u32) -> bool {
@@ -99,10 +114,10 @@ mod tests {
             found.join("|")
         };
         mode(dir.path(), 0o700);
-        assert!(look(Wish::Execute).ends_with(&format!("user bob may not pass {}", dir.path().display())));
+        assert!(look(Wish::Execute).contains(&format!("user bob may not pass {}; ", dir.path().display())));
         mode(dir.path(), 0o755);
         mode(&file, 0o754);
-        assert!(look(Wish::Execute).ends_with("user bob may not execute it"));
+        assert!(look(Wish::Execute).contains("user bob may not execute it; `chmod a+rx /"));
         assert_eq!(look(Wish::Read), "");
         mode(&file, 0o757);
         assert!(look(Wish::Execute).contains("anybody may write to it"));

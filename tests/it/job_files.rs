@@ -283,7 +283,7 @@ fn a_wrong_config_toml_ends_every_command_that_needs_it() {
 #[test]
 fn doctor_says_everything_that_is_wrong_with_its_line() {
     let user = User::new()
-        .with("jobs.d/1.toml", "[jobs.a]\ncommand = ['x']\n\n[jobs.b]\ncomand = 'x'\ntime_limit = 0\n")
+        .with("jobs.d/1.toml", "[jobs.a]\ncommand = ['true']\n\n[jobs.b]\ncomand = 'x'\ntime_limit = 0\n")
         .with("jobs.d/2.toml", "[jobs.a]\ncommand = 'y'\n[jobs.'c d']\ncommand = 'z'\n")
         .with("jobs.d/3.toml", "[jobs.e\n")
         .with("jobs.d/4.toml", "[jobs.f]\ncommand = 'x'\n")

@@ -11,6 +11,7 @@ mod cron_box;
 mod damage;
 mod dispositions;
 mod doctor;
+mod doctor_jobs;
 mod doctor_state;
 mod doctor_units;
 mod documents;

@@ -6,6 +6,7 @@
 //! everything.
 
 mod job_file;
+mod program;
 mod sources;
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
