@@ -1,6 +1,6 @@
 //! Finds out what is known of jobs.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use chrono::{DateTime, Utc};
 
@@ -26,8 +26,12 @@ pub(crate) struct Check<'a> {
     pub(crate) clock: &'a dyn Clock,
 }
 
-/// A job to judge, or why it cannot be judged.
-type Candidate = (Name, Result<Option<Definition>>);
+/// The jobs to judge, each with what defines it, or why it cannot be judged.
+type Candidates = BTreeMap<Name, Result<Option<Definition>>>;
+
+/// Jobs that have left files, each with the slots that have a lock file. (Listing the directory for each of thousands of
+/// jobs takes longer than a monitoring system waits.)
+type Known = BTreeMap<Name, Vec<u32>>;
 
 impl Check<'_> {
     /// Judges one job.
@@ -37,15 +41,15 @@ impl Check<'_> {
     pub(crate) fn job(&self, job: &Name, no_such_job: impl FnOnce(&[Name]) -> Error) -> Result<Judgement> {
         let jobs = self.jobs()?;
         let definition = self.sources.definition(job);
+        let known = known(jobs.as_ref())?;
         if let Ok(None) = definition {
-            let has_run = jobs.as_ref().map(|dir| JobFiles::new(Arc::clone(dir), job.clone()).exist());
-            if !has_run.transpose()?.unwrap_or(false) {
-                let mut others = known(jobs.as_ref())?;
+            if !known.contains_key(job) {
+                let mut others: Vec<_> = known.into_keys().collect();
                 others.extend(self.sources.all().definitions.into_iter().map(|definition| definition.name));
                 return Err(no_such_job(&others));
             }
         }
-        let mut judged = self.judge(jobs.as_ref(), vec![(job.clone(), definition)])?;
+        let mut judged = self.judge(jobs.as_ref(), &known, Candidates::from([(job.clone(), definition)]))?;
         Ok(judged.remove(0))
     }
 
@@ -57,29 +61,23 @@ impl Check<'_> {
     pub(crate) fn all(&self) -> Result<Vec<Judgement>> {
         let jobs = self.jobs()?;
         let all = self.sources.all();
-        let mut candidates: Vec<Candidate> = Vec::new();
+        let mut candidates = Candidates::new();
         let mut rest = Vec::new();
         // One mistake of a job is enough to say that nothing is known of it.
         for problem in all.problems {
-            let job = problem.job.as_deref().and_then(|job| job.parse::<Name>().ok());
-            match job {
-                Some(job) if candidates.iter().any(|(known, _)| *known == job) => {}
-                Some(job) => candidates.push((job, Err(problem.into_error()))),
+            match problem.job.as_deref().and_then(|job| job.parse::<Name>().ok()) {
+                Some(job) => drop(candidates.entry(job).or_insert_with(|| Err(problem.into_error()))),
                 None => rest.push(Judgement::broken(problem.path.display().to_string(), problem.into_error())),
             }
         }
         for definition in all.definitions {
-            if !candidates.iter().any(|(known, _)| *known == definition.name) {
-                candidates.push((definition.name.clone(), Ok(Some(definition))));
-            }
+            candidates.entry(definition.name.clone()).or_insert(Ok(Some(definition)));
         }
-        for job in known(jobs.as_ref())? {
-            if !candidates.iter().any(|(known, _)| *known == job) {
-                candidates.push((job, Ok(None)));
-            }
+        let known = known(jobs.as_ref())?;
+        for job in known.keys() {
+            candidates.entry(job.clone()).or_insert(Ok(None));
         }
-        candidates.sort_by(|(one, _), (other, _)| one.cmp(other));
-        let mut judged = self.judge(jobs.as_ref(), candidates)?;
+        let mut judged = self.judge(jobs.as_ref(), &known, candidates)?;
         judged.append(&mut rest);
         Ok(judged)
     }
@@ -88,14 +86,19 @@ impl Check<'_> {
         Ok(self.state.as_ref().map(JobFiles::directory).transpose()?.flatten())
     }
 
-    fn judge(&self, jobs: Option<&Arc<Dir>>, candidates: Vec<Candidate>) -> Result<Vec<Judgement>> {
+    fn judge(&self, jobs: Option<&Arc<Dir>>, known: &Known, candidates: Candidates) -> Result<Vec<Judgement>> {
         // What the locks are compared with is read before them.
-        let read: Vec<_> = candidates.into_iter().map(|candidate| self.read(jobs, candidate)).collect();
+        let read = candidates.into_iter().map(|(job, definition)| {
+            let read = self.read(jobs, &job, definition);
+            (job, read)
+        });
+        let read: Vec<_> = read.collect();
         let look = Look::now()?;
-        let judged = read.into_iter().map(|(job, known)| {
-            let judged = known.and_then(|(files, mut subject)| {
+        let judged = read.into_iter().map(|(job, read)| {
+            let judged = read.and_then(|(files, mut subject)| {
                 if let Some(files) = files {
-                    let (totals, slots) = look.slots(&files, subject.totals, &files.slots()?)?;
+                    let slots = known.get(&job).map(Vec::as_slice).unwrap_or_default();
+                    let (totals, slots) = look.slots(&files, subject.totals, slots)?;
                     subject.totals = totals;
                     subject.slots = slots.into_iter().map(|slot| slot.presence).collect();
                 }
@@ -107,35 +110,30 @@ impl Check<'_> {
     }
 
     /// What is known of a job before its locks are looked at.
-    #[allow(clippy::type_complexity)]
     fn read(
         &self,
         jobs: Option<&Arc<Dir>>,
-        (job, definition): Candidate,
-    ) -> (Name, Result<(Option<JobFiles>, Subject)>) {
+        job: &Name,
+        definition: Result<Option<Definition>>,
+    ) -> Result<(Option<JobFiles>, Subject)> {
+        let definition = definition?;
+        let limits = Limits::of(&self.alerts, definition.as_ref())?;
         let files = jobs.map(|dir| JobFiles::new(Arc::clone(dir), job.clone()));
-        let subject = || -> Result<_> {
-            let definition = definition?;
-            let limits = Limits::of(&self.alerts, definition.as_ref())?;
-            let totals = match &files {
-                Some(files) => {
-                    files.verify_end()?;
-                    files.totals()?.unwrap_or_default()
-                }
-                None => Totals::default(),
-            };
-            let defined = definition.as_ref().and_then(changed);
-            Ok(Subject { job: job.clone(), limits, totals, slots: Vec::new(), defined })
+        let totals = match &files {
+            Some(files) => {
+                files.verify_end()?;
+                files.totals()?.unwrap_or_default()
+            }
+            None => Totals::default(),
         };
-        let subject = subject();
-        (job, subject.map(|subject| (files, subject)))
+        let defined = definition.as_ref().and_then(changed);
+        Ok((files, Subject { job: job.clone(), limits, totals, slots: Vec::new(), defined }))
     }
 }
 
-/// Every job that has left a file.
-fn known(jobs: Option<&Arc<Dir>>) -> Result<Vec<Name>> {
+fn known(jobs: Option<&Arc<Dir>>) -> Result<Known> {
     let all = jobs.map(JobFiles::all).transpose()?.unwrap_or_default();
-    Ok(all.into_iter().map(|(files, _)| files.job).collect())
+    Ok(all.into_iter().map(|(files, slots)| (files.job, slots)).collect())
 }
 
 /// When the job's file was last changed.

@@ -156,6 +156,16 @@ pub(crate) struct Figures {
     pub(crate) running: Option<f64>,
 }
 
+/// The last of some failures in a row.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum LastFailure {
+    Known(Last),
+    /// Its wrapper was killed, so it is not in the ledger yet.
+    Lost,
+    /// Something that is no failure came after it.
+    Earlier,
+}
+
 /// Something that is not well.
 #[derive(Debug)]
 pub(crate) enum Finding {
@@ -169,11 +179,11 @@ pub(crate) enum Finding {
         every: Duration,
         since: DateTime<Utc>,
     },
-    /// So many failures in a row, and the last of them, if it is in the ledger already.
+    /// So many failures in a row, and the last of them.
     Failing {
         failures: u64,
         is_critical: bool,
-        last: Option<Last>,
+        last: LastFailure,
     },
     RunningLong {
         run: RunId,

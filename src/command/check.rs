@@ -14,13 +14,13 @@ use serde_json::{Value, json};
 
 use super::{state_path, text, unknown::no_such_job};
 use crate::{
-    check::{Check, Figures, Finding, Judgement, Limits, State},
+    check::{Check, Figures, Finding, Judgement, LastFailure, Limits, State},
     cli::{self, Global},
     clock::{Clock as _, SystemClock},
     dir::{Environment, StateDir},
     error::Error,
     exit::ExitCode,
-    job::{Last, definition::Sources},
+    job::definition::Sources,
     output::{self, Output, printable},
 };
 
@@ -58,14 +58,19 @@ fn judged(global: &Global, args: &cli::Check) -> crate::Result<Vec<Judgement>> {
     let sources = Sources::new(args.config.as_deref(), &Environment::current())?;
     let path = state_path(global)?;
     let state = StateDir::open_existing(&path, global.allow_network_fs)?;
-    let missing = if state.is_some() { "" } else { ", which is not there" };
-    let nothing = format!("no job in {sources}, and none has run in {}{missing}", path.display());
+    let is_there = state.is_some();
+    let nothing = format!("no job in {sources}, and none has run in {}", path.display());
     let check = Check { state, sources, alerts: args.alerts(), clock: &SystemClock };
     let judged = match &args.job {
         Some(job) => vec![check.job(job, |others| no_such_job(job, others))?],
         None => check.all()?,
     };
     // All is well with nothing: so says a check that looks in the wrong place.
+    if !is_there && State::worst(judged.iter().map(Judgement::state)) == State::Ok {
+        let why = "there is no such state directory: nothing has run yet, or the jobs run in another; set \
+                   TRIPLOCK_STATE_DIR, or state_dir in /etc/triplock/config.toml";
+        return Err(Error::Usage(format!("{}: {why}", path.display())));
+    }
     if judged.is_empty() { Err(Error::Usage(nothing)) } else { Ok(judged) }
 }
 
@@ -121,10 +126,8 @@ fn said(finding: &Finding, now: DateTime<Utc>) -> String {
                 span(every)
             )
         }
-        Finding::Failing { failures: 1, last, .. } => format!("failed{}", how(last.as_ref(), now)),
-        Finding::Failing { failures, last, .. } => {
-            format!("failed {failures} times in a row{}", how(last.as_ref(), now))
-        }
+        Finding::Failing { failures: 1, last, .. } => format!("failed{}", how(last, now)),
+        Finding::Failing { failures, last, .. } => format!("failed {failures} times in a row{}", how(last, now)),
         Finding::RunningLong { run, since, limit } => {
             format!("run {run} has lasted {}, expected at most {}", text::since(*since, now), span(limit))
         }
@@ -146,8 +149,12 @@ fn said(finding: &Finding, now: DateTime<Utc>) -> String {
 }
 
 /// How it failed last.
-fn how(last: Option<&Last>, now: DateTime<Utc>) -> String {
-    let Some(last) = last else { return ": its wrapper was killed".to_owned() };
+fn how(last: &LastFailure, now: DateTime<Utc>) -> String {
+    let last = match last {
+        LastFailure::Known(last) => last,
+        LastFailure::Lost => return ": its wrapper was killed".to_owned(),
+        LastFailure::Earlier => return ", and has not succeeded since".to_owned(),
+    };
     let exit = last.exit.map_or_else(String::new, |code| format!(", exit {code}"));
     format!(": run {} {}{exit}, {} ago", last.run, last.outcome.word().replace('_', " "), text::since(last.end, now))
 }

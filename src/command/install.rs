@@ -1,6 +1,7 @@
 //! `install` and `uninstall`: a job made known to a scheduler, and taken back.
 
 use std::{
+    ffi::OsStr,
     io::{self, Write as _},
     path::{Path, PathBuf},
 };
@@ -16,7 +17,7 @@ use crate::{
     dir::{Environment, StateDir},
     error::{Error, Result},
     exit::ExitCode,
-    install::{self, Account, Ground, Plan, Scope},
+    install::{self, Account, Ground, Plan, Scope, Turn},
     job::definition::Sources,
     name::Name,
     output::Output,
@@ -66,15 +67,26 @@ pub(super) fn install(output: &Output, global: &Global, args: &cli::Install) -> 
     let started_as = std::env::args_os().next();
     let program = install::binary_path(started_as.as_deref(), std::env::var_os("PATH").as_ref())?;
     if !args.dry_run {
-        has_rights(scope, &program)?;
+        let own_file = config(&definition.path, &environment)?.filter(|_| args.config.is_none());
+        let own_state = environment.state_dir.as_deref().filter(|_| global.state_dir.is_none());
+        has_rights(scope, &program, own_state, own_file.as_deref())?;
         install::is_there(is_systemd, scope, runtime(&environment))?;
     }
     let state = state(global, &environment, scope)?;
     let config = config(&definition.path, &environment)?;
+    let _turn = turn(args.dry_run);
     let ground = Ground { definition: &definition, program, state, config, scope, user, is_hardened: args.hardened };
+    let missing = install::missing_program(&ground, is_systemd);
+    if !args.dry_run {
+        // Each run would fail, and who installs from a script sees an exit code only.
+        missing.clone().map_or(Ok(()), Err)?;
+        if ground.user.is_none() {
+            StateDir::open_existing(&ground.state, global.allow_network_fs)?;
+        }
+    }
     let plan = match args.scheduler {
         Scheduler::Systemd => install::with_systemd(&ground, &times, &units(&environment, scope)?)?,
-        Scheduler::Cron => install::with_cron(&ground, &times)?,
+        Scheduler::Cron => install::with_cron(&ground, &times, args.dry_run)?,
     };
     if !args.dry_run {
         plan.install()?;
@@ -82,6 +94,12 @@ pub(super) fn install(output: &Output, global: &Global, args: &cli::Install) -> 
     let own = Account::own().filter(|_| scope == Scope::User);
     let runs_as = ground.user.clone().or(own).or_else(|| Account::of("root"));
     let mut warnings = times.warnings.clone();
+    warnings.extend(missing.map(|e| e.to_string()));
+    warnings.extend(other_clock(args.scheduler));
+    if !is_systemd && !args.dry_run && !install::cron_runs() {
+        warnings
+            .push("cron does not seem to run, and starts nothing then; start it, or use `install systemd`".to_owned());
+    }
     warnings.extend(runs_as.iter().flat_map(|account| install::doubts(&ground, account)));
     if let (true, Scope::User, Some(account)) = (is_systemd, scope, &runs_as) {
         if !Path::new("/var/lib/systemd/linger").join(&account.name).exists() {
@@ -108,15 +126,16 @@ pub(super) fn install(output: &Output, global: &Global, args: &cli::Install) -> 
 pub(super) fn uninstall(output: &Output, args: &cli::Uninstall) -> anyhow::Result<ExitCode> {
     let environment = Environment::current();
     let scope = scope(&args.scope);
+    let _turn = turn(args.dry_run);
     let plan = match args.scheduler {
         Scheduler::Systemd => install::without_systemd(&args.job, scope, &units(&environment, scope)?)?,
-        Scheduler::Cron => install::without_cron(&args.job, scope)?,
+        Scheduler::Cron => install::without_cron(&args.job, scope, args.dry_run)?,
     };
     if !args.dry_run && !plan.changes.is_empty() {
         let started_as = std::env::args_os().next();
         // Whether it is still there does not matter to a removal.
         let program = install::binary_path(started_as.as_deref(), std::env::var_os("PATH").as_ref());
-        has_rights(scope, &program.unwrap_or_else(|_| "triplock".into()))?;
+        has_rights(scope, &program.unwrap_or_else(|_| "triplock".into()), None, None)?;
         plan.uninstall(runtime(&environment))?;
     }
     let report = Report {
@@ -148,17 +167,46 @@ fn scope(given: &cli::InstallScope) -> Scope {
     }
 }
 
-/// The system's scheduler is root's.
-fn has_rights(scope: Scope, program: &Path) -> Result<()> {
+/// The system's scheduler is root's. The command that is named for root means what this one does here, where sudo(8)
+/// passes on no environment.
+fn has_rights(scope: Scope, program: &Path, state: Option<&OsStr>, job_file: Option<&Path>) -> Result<()> {
     if scope == Scope::User || rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    let words = std::env::args().skip(1).map(|argument| install::word_in_shell(&argument));
-    let command = words.fold(install::word_in_shell(&program.to_string_lossy()), |command, word| command + " " + &word);
+    let mut words = vec![program.to_string_lossy().into_owned()];
+    if let Some(state) = state {
+        words.extend(["--state-dir".to_owned(), state.to_string_lossy().into_owned()]);
+    }
+    words.extend(std::env::args().skip(1));
+    if let Some(file) = job_file {
+        words.extend(["--config".to_owned(), file.to_string_lossy().into_owned()]);
+    }
+    let command = words.iter().map(|word| install::word_in_shell(word)).collect::<Vec<_>>().join(" ");
     Err(Error::Denied {
         path: "/etc".into(),
         why: format!("only root may change the machine's schedulers; run `sudo {command}`, or use --user"),
     })
+}
+
+/// `$TZ` is this shell's, and schedulers go by the machine's clock.
+fn other_clock(scheduler: Scheduler) -> Option<String> {
+    let zone = std::env::var("TZ").ok().filter(|zone| !zone.is_empty())?;
+    let name = zone.strip_prefix(':').unwrap_or(&zone);
+    let is_machines = match std::fs::read("/etc/localtime") {
+        Ok(machines) => std::fs::read(Path::new("/usr/share/zoneinfo").join(name)).is_ok_and(|named| named == machines),
+        Err(_) => ["UTC", "UTC0"].contains(&name),
+    };
+    let scheduler = word(scheduler);
+    let why = format!(
+        "these times are those of TZ={zone}, and {scheduler} goes by the machine's clock; `env -u TZ triplock …` shows its own"
+    );
+    Some(why).filter(|_| !is_machines)
+}
+
+/// Who only looks keeps nobody out.
+fn turn(is_dry: bool) -> Option<Turn> {
+    let home = Account::own().filter(|_| !is_dry)?.home;
+    Turn::take(&home)
 }
 
 fn runtime(environment: &Environment) -> Option<&Path> {

@@ -6,6 +6,7 @@ use crate::{
     dir::{Environment, StateDir},
     error::{Error, Result},
     exit::ExitCode,
+    install::Account,
     job::{
         self, Done, Outcome, StopCount, StopJob,
         definition::{Resolved, Sources},
@@ -31,7 +32,7 @@ fn attempt(output: &Output, global: &Global, args: &cli::Run) -> Result<Done> {
     let sources = Sources::new(args.options.config.as_deref(), &Environment::current())?;
     let path = state_path(global)?;
     let resolved = sources.resolve(&args.job, args.command.clone(), args.settings());
-    let Resolved { command, options } = match resolved {
+    let Resolved { command, options, user } = match resolved {
         Ok(resolved) => resolved,
         Err(e) => {
             // Of a job that no file defines nobody wants a ledger: the name may be a slip.
@@ -44,6 +45,13 @@ fn attempt(output: &Output, global: &Global, args: &cli::Run) -> Result<Done> {
             return Err(e);
         }
     };
+    if let Some(user) = user.filter(|user| is_somebody_else(user)) {
+        let job = &args.job;
+        output.warning(&format!(
+            "{job}: it is user {user}'s by its job file, and what this user's run makes may be closed to {user}; \
+             next time: sudo -u {user} triplock run {job}"
+        ));
+    }
     let state = StateDir::open(&path, global.allow_network_fs)?;
     let announce = |lock: &str, holder: Option<&Holder>| {
         if output.announce_waits {
@@ -51,6 +59,12 @@ fn attempt(output: &Output, global: &Global, args: &cli::Run) -> Result<Done> {
         }
     };
     job::Run { state: &state, job: &args.job, command: &command, options: &options, announce: &announce }.run()
+}
+
+/// Whether that is a user of this machine, and not the one who runs this. (Who is in no file is not asked for: that
+/// takes long, and a start is not the time.)
+fn is_somebody_else(user: &str) -> bool {
+    Account::listed(user).is_some_and(|account| account.uid != rustix::process::geteuid().as_raw())
 }
 
 /// Says on stderr what the exit code does not. A run that was skipped is silent unless somebody watches: its line is

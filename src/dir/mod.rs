@@ -127,9 +127,12 @@ impl Dir {
 
     /// Makes a file afresh; one of that name that a killed process left behind is removed first. The caller holds
     /// the lock that guards the name.
+    ///
+    /// So nobody else opens it before it has its mode, and the umask, which other threads of the process have too, can stay
+    /// as it is at each of these, one a commit.
     pub(crate) fn create_fresh(&self, name: &str) -> Result<File> {
         for _ in 0..2 {
-            match self.made(|| self.at(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)) {
+            match self.at(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL) {
                 Ok(file) => return self.regular(name, file).map(|(file, _)| file),
                 Err(Errno::EXIST) => self.unlink(name)?,
                 Err(errno) => {
@@ -299,3 +302,6 @@ fn kind_word(kind: rustix::fs::FileType) -> &'static str {
         _ => "special file",
     }
 }
+
+#[cfg(test)]
+mod tests;

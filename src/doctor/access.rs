@@ -49,11 +49,17 @@ pub(super) fn examine(state: &Path, is_shared: bool, findings: &mut Findings) {
     };
     if closed.count > 0 {
         let user = rustix::process::geteuid().as_raw();
+        let dir = state.display();
+        let open = match is_shared {
+            true => format!(
+                "chgrp -R {} {dir} && chmod -R u+rwX,g+rwX {dir}; and user {user} must be in that group",
+                root.gid()
+            ),
+            false => format!("chmod -R u+rwX {dir}"),
+        };
         let message = format!(
-            "{} not writable for user {user}, so whatever needs it fails; run as its owner, or as root: chmod -R u+rwX{} {}",
+            "{} not writable for user {user}, so whatever needs it fails; run as its owner, or as root: {open}",
             what(&closed),
-            if is_shared { ",g+rwX" } else { "" },
-            state.display()
         );
         findings.problem(Trouble::new("not_writable", message).path(&closed.first).with("files", closed.count));
     }
@@ -84,10 +90,6 @@ fn look(path: &Path, metadata: &Metadata, root: &Metadata, is_shared: bool, clos
             path.clone_into(&mut kind.first);
         }
     };
-    let needed = Access::READ_OK | Access::WRITE_OK;
-    if rustix::fs::accessat(CWD, path, needed, AtFlags::EACCESS) == Err(rustix::io::Errno::ACCESS) {
-        return add(closed);
-    }
     let mode = metadata.permissions().mode();
     let is_open = if is_shared {
         let wanted = if metadata.is_dir() { 0o070 } else { 0o060 };
@@ -95,8 +97,13 @@ fn look(path: &Path, metadata: &Metadata, root: &Metadata, is_shared: bool, clos
     } else {
         metadata.uid() == root.uid()
     };
+    // First: the modes that would open it to this user open nothing that is somebody else's.
     if !is_open {
-        add(foreign);
+        return add(foreign);
+    }
+    let needed = Access::READ_OK | Access::WRITE_OK;
+    if rustix::fs::accessat(CWD, path, needed, AtFlags::EACCESS) == Err(rustix::io::Errno::ACCESS) {
+        add(closed);
     }
 }
 
@@ -133,6 +140,20 @@ mod tests {
         assert!(said.contains("jobs/a.lock is not open to the group") && said.contains("chmod -R g+rwX"), "{said}");
         // In a private directory the group is nobody.
         assert_eq!(examined(dir.path(), false), Vec::<String>::new());
+        // A group of its own, where only root can have made it.
+        if rustix::process::geteuid().is_root() {
+            set(&jobs.join("a.lock"), 0o660);
+            rustix::fs::chown(jobs.join("a.lock"), None, Some(rustix::fs::Gid::from_raw(12_345))).unwrap();
+            let [said] = &examined(dir.path(), true)[..] else { panic!("nothing was said") };
+            assert!(said.contains("jobs/a.lock is not open to the group"), "{said}");
+            rustix::fs::chown(jobs.join("a.lock"), None, Some(rustix::process::getegid())).unwrap();
+        }
+        // Without x its files cannot be reached.
+        set(&jobs.join("a.lock"), 0o660);
+        set(&jobs, 0o2760);
+        let [said] = &examined(dir.path(), true)[..] else { panic!("nothing was said") };
+        assert!(said.contains("/jobs is not open"), "{said}");
+        set(&jobs.join("a.lock"), 0o640);
         set(&jobs, 0o700);
         let [said] = &examined(dir.path(), true)[..] else { panic!("nothing was said") };
         assert!(said.contains("/jobs and 1 more are not open"), "{said}");

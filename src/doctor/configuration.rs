@@ -1,11 +1,11 @@
-//! `config.toml` and job files, and what they name that is not there.
+//! `config.toml` and job files.
 
 use std::path::Path;
 
 use super::{
     findings::{Findings, Trouble},
     machine::Machine,
-    programs::first_program,
+    read::{self, Read},
 };
 use crate::{
     config::{self, Places},
@@ -13,12 +13,13 @@ use crate::{
     schedule,
 };
 
-pub(super) fn examine(machine: &Machine, config: Option<&Path>, findings: &mut Findings) {
+/// Examines them, and gives the jobs that this shell's job files define.
+pub(super) fn examine(machine: &Machine, config: Option<&Path>, findings: &mut Findings) -> Vec<Definition> {
     let me = rustix::process::geteuid().as_raw();
     if let Some(places) = findings.keep(Places::of(&machine.environment)) {
         findings.problems.extend(config::check_global(&places, me).into_iter().map(Into::into));
     }
-    let Some(sources) = findings.keep(Sources::new(config, &machine.environment)) else { return };
+    let Some(sources) = findings.keep(Sources::new(config, &machine.environment)) else { return Vec::new() };
     let all = sources.all();
     findings.problems.extend(all.problems.into_iter().map(Into::into));
     findings.looked_at.job_files = all.files;
@@ -26,8 +27,9 @@ pub(super) fn examine(machine: &Machine, config: Option<&Path>, findings: &mut F
     for definition in &all.definitions {
         findings.problems.extend(schedule::mistakes(definition).into_iter().map(Into::into));
         user(machine, definition, findings);
-        program(definition, findings);
     }
+    passed_over(&sources, findings);
+    all.definitions
 }
 
 fn user(machine: &Machine, definition: &Definition, findings: &mut Findings) {
@@ -46,17 +48,19 @@ fn user(machine: &Machine, definition: &Definition, findings: &mut Findings) {
     findings.problem(trouble.with("job", name.as_str()).with("user", user.text.as_str()));
 }
 
-/// A note only: this shell's PATH is not the scheduler's, and a program may come later.
-fn program(definition: &Definition, findings: &mut Findings) {
-    let Some(program) = first_program(definition) else { return };
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let Definition { name, path: file, line, .. } = definition;
-    if !super::machine::finds_here(&program, &path) {
-        let place = format!("{}: line {line}: job {name}", file.display());
-        findings.note(if program.contains('/') {
-            format!("{place}: {program} is not there, or nobody may execute it")
-        } else {
-            format!("{place}: {program} is not in this shell's PATH")
-        });
+/// A file that only its name keeps from being one of the job files. Copies are meant to be none.
+fn passed_over(sources: &Sources, findings: &mut Findings) {
+    const COPIES: [&str; 9] = [".bak", ".disabled", ".old", ".orig", ".save", ".swp", ".tmp", ".txt", "~"];
+    for directory in sources.directories() {
+        for name in read::names(&directory).unwrap_or_default() {
+            let is_copy = name.starts_with('.')
+                || [".toml", ".dpkg-", ".rpm", ".ucf-"].iter().any(|part| name.contains(part))
+                || COPIES.iter().any(|end| name.ends_with(end));
+            let path = directory.join(&name);
+            let defines = |text: &str| text.lines().any(|line| line.trim_start().starts_with("[jobs"));
+            if !is_copy && matches!(read::file(&path), Read::Text(text) if defines(&text)) {
+                findings.note(format!("{}: is passed over: its name does not end in .toml", path.display()));
+            }
+        }
     }
 }

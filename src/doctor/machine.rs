@@ -101,6 +101,11 @@ impl Machine {
         })
     }
 
+    /// What is not looked at any further.
+    pub(super) fn leave(&self, path: &Path, why: String) {
+        self.unread.borrow_mut().push((path.to_owned(), why));
+    }
+
     /// What is there and could not be read is a note: it may or may not matter.
     pub(super) fn say_unread(&self, findings: &mut Findings) {
         let unread = self.unread.take();
@@ -132,7 +137,7 @@ impl Machine {
     }
 
     /// Whether it is there and some user may execute it. Where that cannot be seen, it is.
-    fn is_program(&self, path: &Path) -> bool {
+    pub(super) fn is_program(&self, path: &Path) -> bool {
         if path.is_relative() {
             // From a directory that is not known.
             return true;
@@ -152,10 +157,11 @@ impl Machine {
     }
 }
 
-/// Whether this process would find that program.
+/// Whether this process would find that program. Where that cannot be seen, it would.
 pub(super) fn finds_here(program: &str, path: &OsStr) -> bool {
-    let is_program = |path: &Path| {
-        std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    let is_program = |path: &Path| match std::fs::metadata(path) {
+        Ok(found) => found.is_file() && found.permissions().mode() & 0o111 != 0,
+        Err(e) => e.kind() == std::io::ErrorKind::PermissionDenied,
     };
     if program.contains('/') {
         return is_program(Path::new(program));

@@ -47,7 +47,7 @@ pub(super) fn examine(machine: &Machine, starts: &[Start], own: Option<&Path>, f
             }
         }
         if distinct.len() > 1 {
-            findings.problem(two_locks(&what, &distinct));
+            findings.problem(two_locks(machine, &what, &distinct));
             continue;
         }
         let Some(own) = own else { continue };
@@ -58,12 +58,16 @@ pub(super) fn examine(machine: &Machine, starts: &[Start], own: Option<&Path>, f
         // A job of another user is no business of this shell, unless it has run here as well.
         let is_mine = start.user == machine.me || has_run(own, &start.asked.subject);
         if is_mine {
-            findings.problem(two_locks(&what, &[Place { start: Some(start), dir }, Place { start: None, dir: own }]));
+            findings.problem(two_locks(
+                machine,
+                &what,
+                &[Place { start: Some(start), dir }, Place { start: None, dir: own }],
+            ));
         }
     }
 }
 
-fn two_locks(what: &str, places: &[Place]) -> Problem {
+fn two_locks(machine: &Machine, what: &str, places: &[Place]) -> Problem {
     let mut said: Vec<String> = places
         .iter()
         .map(|place| match place.start {
@@ -76,8 +80,15 @@ fn two_locks(what: &str, places: &[Place]) -> Problem {
     let best = places.iter().map(|place| place.dir).find(|dir| *dir == shared).unwrap_or(places[0].dir);
     let number = if places.len() == 2 { "two locks".to_owned() } else { format!("{} locks", places.len()) };
     let all = if places.len() == 2 { "both" } else { "all of them" };
-    let message =
-        format!("{what}: {} and {last}: {number}; set TRIPLOCK_STATE_DIR={} in {all}", said.join(", "), best.display());
+    let is_written = |start: &Start| start.installed.is_some() || start.asked.state_dir.is_some();
+    let fix = if places.iter().any(|place| place.start.is_some_and(is_written)) {
+        // Where the command line names one, the variable is not asked.
+        let others = places.iter().filter(|place| place.dir != best);
+        others.map(|place| fix(machine, place.start, best)).collect::<Vec<_>>().join(", and ")
+    } else {
+        format!("set TRIPLOCK_STATE_DIR={} in {all}", best.display())
+    };
+    let message = format!("{what}: {} and {last}: {number}; {fix}", said.join(", "));
     let of = |place: &Place| match place.start {
         Some(start) => json!({
             "at": start.at.to_string(),
@@ -88,6 +99,17 @@ fn two_locks(what: &str, places: &[Place]) -> Problem {
     };
     let trouble = Trouble::new("two_locks", message).with("lock", what);
     trouble.with("places", places.iter().map(of).collect::<Vec<_>>()).into()
+}
+
+/// How that start comes to use that directory; `None` is this shell.
+fn fix(machine: &Machine, start: Option<&Start>, best: &Path) -> String {
+    let shown = best.display();
+    let Some(start) = start else { return format!("set TRIPLOCK_STATE_DIR={shown} in this shell") };
+    match &start.installed {
+        Some(installed) => format!("install it again: {}", installed.again(machine, start, Some(best))),
+        None if start.asked.state_dir.is_some() => format!("change --state-dir to {shown} in {}", start.at),
+        None => format!("set TRIPLOCK_STATE_DIR={shown} in {}", start.at),
+    }
 }
 
 /// It would fail before it locked anything.

@@ -7,7 +7,7 @@
 //! - `configuration`, `state`, `steps`, `holders`, `access`, `room`: what triplock itself reads and writes.
 //! - `crontabs`, `units` (with `crontab`, `unit` and `shell`, which understand their languages) find the command lines that
 //!   start triplock on this machine, each a `Start` with the environment that it gets.
-//! - `meeting`, `programs`, `confinement`, `lock_files` judge those.
+//! - `meeting`, `programs`, `users`, `installed`, `confinement`, `lock_files` judge those.
 
 mod access;
 mod configuration;
@@ -16,6 +16,7 @@ mod crontab;
 mod crontabs;
 mod findings;
 mod holders;
+mod installed;
 mod lock_files;
 mod machine;
 mod meeting;
@@ -29,6 +30,7 @@ mod state;
 mod steps;
 mod unit;
 mod units;
+mod users;
 
 use std::path::{Path, PathBuf};
 
@@ -58,7 +60,7 @@ impl Doctor<'_> {
     pub(crate) fn examine(self) -> Findings {
         let mut findings = Findings::default();
         let machine = Machine::new(self.root, self.environment);
-        configuration::examine(&machine, self.config, &mut findings);
+        let own = configuration::examine(&machine, self.config, &mut findings);
         let state = match self.state {
             Ok(path) => Some(path),
             // Said already.
@@ -69,7 +71,9 @@ impl Doctor<'_> {
         starts.extend(units::starts(&machine, self.understand, &mut findings));
         findings.looked_at.scheduled = starts.len();
         meeting::examine(&machine, &starts, state.as_deref(), &mut findings);
-        programs::examine(&machine, &starts, &mut findings);
+        programs::examine(&machine, &starts, &own, &mut findings);
+        users::examine(&machine, &starts, &own, state.as_deref(), &mut findings);
+        installed::waiting(&machine, &starts, &own, self.config, &mut findings);
         confinement::examine(&machine, &starts, &mut findings);
         lock_files::examine(&machine, &starts, &mut findings);
         if let Some(path) = state {
@@ -79,7 +83,7 @@ impl Doctor<'_> {
             match findings.keep(opened) {
                 Some(Some(state)) => {
                     access::examine(&path, state.is_shared(), &mut findings);
-                    room::examine(&path, &mut findings);
+                    room::examine(&machine.mounts, &path, &mut findings);
                     state::examine(state, &mut findings);
                 }
                 Some(None) => {

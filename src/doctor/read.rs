@@ -13,7 +13,7 @@ use rustix::{
 };
 
 /// A larger crontab or unit was not written by a person.
-const MOST_BYTES: u64 = 1024 * 1024;
+const MOST_BYTES: u64 = 256 * 1024;
 
 /// A directory of more files than this is looked at in part.
 const MOST_NAMES: usize = 20_000;
@@ -50,7 +50,7 @@ pub(super) fn file(path: &Path) -> Read {
     }
     let mut bytes = Vec::new();
     match File::from(fd).take(MOST_BYTES + 1).read_to_end(&mut bytes) {
-        Ok(_) if bytes.len() as u64 > MOST_BYTES => Read::Unreadable("is larger than 1 MiB".to_owned()),
+        Ok(_) if bytes.len() as u64 > MOST_BYTES => Read::Unreadable("is larger than 256 KiB".to_owned()),
         Ok(_) => Read::Text(String::from_utf8_lossy(&bytes).into_owned()),
         Err(e) => Read::Unreadable(e.to_string()),
     }

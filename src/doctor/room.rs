@@ -3,11 +3,14 @@
 use std::path::Path;
 
 use rustix::{
-    fs::StatVfs,
+    fs::{StatVfs, StatVfsMountFlags},
     process::{Resource, Rlimit, getrlimit},
 };
 
-use super::findings::{Findings, Trouble};
+use super::{
+    findings::{Findings, Trouble},
+    mounts::Mounts,
+};
 
 /// Less than this is full to an ordinary user soon: a log may have 10 MB.
 const FEW_BYTES: u64 = 16 << 20;
@@ -18,14 +21,28 @@ const FEW_INODES: u64 = 64;
 /// triplock itself has about twenty descriptors open, with every lock that a run may take.
 const FEW_DESCRIPTORS: u64 = 64;
 
-pub(super) fn examine(state: &Path, findings: &mut Findings) {
+pub(super) fn examine(mounts: &Mounts, state: &Path, findings: &mut Findings) {
     // One that cannot be asked says so at the first write.
     if let Ok(room) = rustix::fs::statvfs(state) {
-        if let Some(trouble) = full(state, &room) {
+        if let Some(trouble) = read_only(mounts, state, &room).or_else(|| full(state, &room)) {
             findings.problem(trouble);
         }
     }
     limits(getrlimit(Resource::Fsize), getrlimit(Resource::Nofile), findings);
+}
+
+fn read_only(mounts: &Mounts, state: &Path, room: &StatVfs) -> Option<Trouble> {
+    if !room.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        return None;
+    }
+    let real = state.canonicalize().unwrap_or_else(|_| state.to_owned());
+    let point = mounts.of(&real).map_or_else(|| "/".into(), |mount| mount.point.display().to_string());
+    let message = format!(
+        "{}: its file system is mounted read-only, so nothing can be booked and no run starts; \
+         `mount -o remount,rw {point}`, or name another state directory",
+        state.display()
+    );
+    Some(Trouble::new("read_only", message).path(state))
 }
 
 fn full(state: &Path, room: &StatVfs) -> Option<Trouble> {

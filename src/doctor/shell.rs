@@ -10,6 +10,12 @@ pub(super) type Variables = BTreeMap<String, String>;
 /// `sh -c "sh -c …"` goes no deeper.
 const MOST_DEPTH: usize = 8;
 
+/// So many are looked for in a command line.
+const MOST_CALLS: usize = 1000;
+
+/// `nice env timeout …`: nobody writes more before a program.
+const MOST_WRAPPERS: usize = 16;
+
 /// A triplock or flock that a command line starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Call {
@@ -151,7 +157,8 @@ fn unwrap(words: &[Word], mut environment: Variables, mut user: Option<String>, 
         "numactl",
     ];
     let mut at = 0;
-    while let Some(first) = words.get(at) {
+    for _ in 0..MOST_WRAPPERS {
+        let Some(first) = words.get(at) else { return };
         if first.is_uncertain {
             return;
         }
@@ -159,6 +166,9 @@ fn unwrap(words: &[Word], mut environment: Variables, mut user: Option<String>, 
         let rest = &words[at + 1..];
         match name {
             "triplock" | "flock" => {
+                if found.len() >= MOST_CALLS {
+                    return;
+                }
                 found.push(Call {
                     program: first.text.clone(),
                     arguments: rest.iter().map(|word| word.text.clone()).collect(),
@@ -186,6 +196,14 @@ fn unwrap(words: &[Word], mut environment: Variables, mut user: Option<String>, 
                 }
                 return;
             }
+            "su" | "runuser" if user_of(rest).is_none() && su(rest).is_some() => {
+                let Some((other, text, is_login)) = su(rest) else { return };
+                if is_login {
+                    environment.clear();
+                }
+                environment.remove("HOME");
+                return script(text, &environment, Some(other), depth + 1, found);
+            }
             name if WRAPPERS.contains(&name) => {
                 let Some(next) = rest.iter().position(|word| is_of_interest(&word.text)) else { return };
                 let options = &rest[..next];
@@ -193,8 +211,7 @@ fn unwrap(words: &[Word], mut environment: Variables, mut user: Option<String>, 
                     // They begin with an environment of their own.
                     environment.retain(|name, _| !name.starts_with("TRIPLOCK_") && !name.starts_with("XDG_"));
                     environment.remove("HOME");
-                    let named = options.iter().position(|word| word.text == "-u").and_then(|u| options.get(u + 1));
-                    user = Some(named.map_or_else(|| "root".to_owned(), |word| word.text.clone()));
+                    user = Some(user_of(options).unwrap_or("root").to_owned());
                 }
                 wrapped(name, options, &mut environment);
                 at += 1 + next;
@@ -202,6 +219,52 @@ fn unwrap(words: &[Word], mut environment: Variables, mut user: Option<String>, 
             _ => return,
         }
     }
+}
+
+/// Whom sudo and its kin are told to be: `-u X`, `-nuX`, `--user X`, `--user=X`.
+/// As whom `su` and `runuser` start a shell, with which text, and whether as if that user had logged in.
+fn su(words: &[Word]) -> Option<(&str, &str, bool)> {
+    let (mut user, mut text, mut is_login) = (None, None, false);
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        match word.text.as_str() {
+            "-" | "-l" | "--login" => is_login = true,
+            "-c" | "--command" | "-lc" => {
+                is_login |= word.text == "-lc";
+                text = words.next().filter(|text| !text.is_uncertain);
+            }
+            "-s" | "--shell" | "-g" | "--group" | "-G" | "--supp-group" | "-w" | "--whitelist-environment" => {
+                words.next();
+            }
+            option if option.starts_with('-') => {}
+            _ if user.is_none() => user = Some(word),
+            // Those of the shell.
+            _ => {}
+        }
+    }
+    let user = user.map_or(Some("root"), |word| Some(word.text.as_str()).filter(|_| !word.is_uncertain))?;
+    Some((user, &text?.text, is_login))
+}
+
+fn user_of(options: &[Word]) -> Option<&str> {
+    let mut words = options.iter().map(|word| word.text.as_str());
+    while let Some(word) = words.next() {
+        if word == "--user" {
+            return words.next();
+        }
+        if let Some(user) = word.strip_prefix("--user=") {
+            return Some(user);
+        }
+        // Of several in one word, only those before it that want no value of their own.
+        let short = word.strip_prefix('-').filter(|flags| !flags.starts_with('-'));
+        let user = short.and_then(|flags| flags.trim_start_matches(|c| "AbEHikKlnPSs".contains(c)).strip_prefix('u'));
+        match user {
+            Some("") => return words.next(),
+            Some(user) => return Some(user),
+            None => {}
+        }
+    }
+    None
 }
 
 /// What the words before a wrapped program do to its environment.
@@ -227,10 +290,13 @@ fn wrapped(name: &str, options: &[Word], environment: &mut Variables) {
 }
 
 fn is_of_interest(word: &str) -> bool {
-    matches!(name_of(word), "triplock" | "flock" | "sh" | "bash" | "dash" | "ash" | "ksh" | "zsh" | "env" | "sudo")
+    matches!(
+        name_of(word),
+        "triplock" | "flock" | "sh" | "bash" | "dash" | "ash" | "ksh" | "zsh" | "env" | "sudo" | "su"
+    )
 }
 
-fn name_of(word: &str) -> &str {
+pub(super) fn name_of(word: &str) -> &str {
     word.rsplit('/').next().unwrap_or(word)
 }
 

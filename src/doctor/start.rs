@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     confinement::Service,
+    installed::Installed,
     machine::{Machine, User},
     shell::{Call, Variables},
 };
@@ -69,6 +70,8 @@ pub(super) struct Start {
     pub(super) asked: Asked,
     /// The unit, if it is one's.
     pub(super) service: Option<Rc<Service>>,
+    /// When `install` wrote it.
+    pub(super) installed: Option<Rc<Installed>>,
 }
 
 impl fmt::Display for At {
@@ -121,7 +124,7 @@ impl Start {
         };
         let words: Vec<_> = [program.clone()].into_iter().chain(arguments).collect();
         let asked = understand(&words)?;
-        Ok(Some(Self { at: at.clone(), user, environment, program, asked, service: service.cloned() }))
+        Ok(Some(Self { at: at.clone(), user, environment, program, asked, service: service.cloned(), installed: None }))
     }
 
     /// A variable that is set and not empty: an empty one means nothing to triplock.
@@ -142,6 +145,16 @@ impl Start {
             config: self.get("TRIPLOCK_CONFIG").map(|path| machine.at(path).into()),
             home: var("HOME"),
             machine_config: machine.environment.machine_config.as_ref().map(|path| machine.at(path)),
+        }
+    }
+
+    /// Where it is started, of what `install` wrote; a line of somebody else's may go anywhere first.
+    pub(super) fn directory(&self) -> Option<PathBuf> {
+        self.installed.as_ref()?;
+        match &self.service {
+            Some(service) if service.unit.last("Service", "WorkingDirectory").is_some() => None,
+            Some(service) if service.is_system => Some("/".into()),
+            _ => self.get("HOME").map(PathBuf::from),
         }
     }
 

@@ -8,14 +8,16 @@ use std::{
 
 use super::{
     confinement::Service,
-    crontabs::trouble,
+    crontabs::{MOST_STARTS, trouble},
     findings::Findings,
+    installed::Installed,
     machine::{Machine, User},
     read::Read,
     shell::{self, Variables},
-    start::{At, Start, Understand},
+    start::{At, Start, Subject, Understand},
     unit::{self, Specifiers, Unit},
 };
+use crate::install::{self, Scope};
 
 /// Where units are, the nearest first.
 const SYSTEM: [&str; 7] = [
@@ -203,7 +205,12 @@ impl Manager<'_> {
         };
         let environment = self.environment(&unit, &specifiers, &user, named.is_some());
         let service = Rc::new(Service { unit, specifiers, is_system: self.user.is_none() });
+        let before = found.len();
         for setting in service.unit.commands() {
+            if found.len() - before > MOST_STARTS {
+                self.machine.leave(&setting.path, format!("has more than {MOST_STARTS} such lines"));
+                break;
+            }
             let at = At { of: Some(service.unit.name.clone()), path: setting.path.clone(), line: setting.line };
             for (prefix, words) in service.specifiers.commands(&setting.value, &environment) {
                 // With full privileges: as root, and unconfined.
@@ -212,7 +219,7 @@ impl Manager<'_> {
                 for call in shell::calls_of(&words, &environment) {
                     let confined = Some(&service).filter(|_| !is_full);
                     match Start::new(self.machine, &at, &user, call, confined, understand) {
-                        Ok(start) => found.extend(start),
+                        Ok(start) => found.extend(start.map(|start| self.marked(start))),
                         Err(why) => {
                             let message = format!("{at}: triplock would refuse this command line: {why}");
                             findings.problem(trouble("wrong_command_line", message, &at));
@@ -221,6 +228,23 @@ impl Manager<'_> {
                 }
             }
         }
+    }
+
+    /// One that `install` wrote is known as such.
+    fn marked(&self, mut start: Start) -> Start {
+        let Subject::Run { job, .. } = &start.asked.subject else { return start };
+        let ending = format!("triplock@{job}.service.d/triplock.conf");
+        if !start.at.path.ends_with(ending) {
+            return start;
+        }
+        let text = self.machine.text(&start.at.path).unwrap_or_default();
+        let owner = install::owner(job);
+        if let Some(block) = install::blocks(&text).find(|block| block.owner == owner) {
+            let scope = if self.user.is_some() { Scope::User } else { Scope::System };
+            let (is_intact, text) = (block.is_intact, text[block.range].to_owned());
+            start.installed = Some(Rc::new(Installed { is_systemd: true, scope, is_intact, text }));
+        }
+        start
     }
 
     /// What systemd gives the service.

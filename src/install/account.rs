@@ -16,11 +16,21 @@ impl Account {
     /// The user of that name (or number).
     pub(crate) fn of(name: &str) -> Option<Self> {
         // getent(1) asks the directories of users too that /etc/passwd knows nothing of.
-        let line = answer("getent", &["passwd", "--", name]).or_else(|| listed(name))?;
-        let mut account = Self::read(&line)?;
+        let asked = answer("getent", &["passwd", "--", name]).and_then(|line| Self::read(&line));
+        let mut account = asked.or_else(|| Self::listed(name))?;
         let groups = answer("id", &["-G", "--", &account.name]).unwrap_or_default();
         account.groups.extend(groups.split_whitespace().filter_map(|group| group.parse::<u32>().ok()));
         Some(account)
+    }
+
+    /// The same, if /etc/passwd has it; with its first group alone.
+    pub(crate) fn listed(name: &str) -> Option<Self> {
+        let list = fs::read_to_string("/etc/passwd").ok()?;
+        let is_meant = |line: &&str| {
+            let mut fields = line.split(':');
+            fields.next() == Some(name) || fields.nth(1) == Some(name)
+        };
+        list.lines().find(is_meant).and_then(Self::read)
     }
 
     /// Whoever runs this.
@@ -51,15 +61,6 @@ fn answer(program: &str, arguments: &[&str]) -> Option<String> {
     (output.status.success() && !text.is_empty()).then_some(text)
 }
 
-fn listed(name: &str) -> Option<String> {
-    let list = fs::read_to_string("/etc/passwd").ok()?;
-    let is_meant = |line: &&str| {
-        let mut fields = line.split(':');
-        fields.next() == Some(name) || fields.nth(1) == Some(name)
-    };
-    list.lines().find(is_meant).map(str::to_owned)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,7 +70,7 @@ mod tests {
         let root = Account::of("root").unwrap();
         assert_eq!((root.uid, root.groups[0]), (0, 0));
         assert_eq!(Account::of("0").unwrap(), root);
-        assert_eq!(Account::read(&listed("root").unwrap()).unwrap().home, root.home);
+        assert_eq!(Account::listed("root").unwrap().home, root.home);
         assert_eq!(Account::of("no-such-user-here"), None);
         assert_eq!(Account::of("--help"), None);
         assert!(is_group("root") && !is_group("no-such-group-here"));

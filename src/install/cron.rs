@@ -9,8 +9,11 @@ use crate::{
     schedule::Times,
 };
 
-/// What cron programs have in common besides: Debian's has no sbin.
-const SEARCH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// The PATH of a file in /etc/cron.d: cron's own has no sbin.
+pub(super) const SEARCH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The PATH of a user's crontab that sets none.
+pub(super) const OWN_SEARCH: &str = "/usr/bin:/bin";
 
 /// Debian's cron takes no longer command.
 const LONGEST: usize = 998;
@@ -30,6 +33,14 @@ pub(super) fn owner(job: &Name) -> String {
 pub(super) fn file(ground: &Ground, times: &Times) -> Result<String> {
     let job = &ground.definition.name;
     let user = ground.user.as_ref().map_or("root", |user| &user.name);
+    if user.contains(char::is_whitespace) {
+        let why = format!("user: a blank ends the name in a crontab, and {user:?} has one; use `install systemd`");
+        return Err(Error::BadConfiguration {
+            path: ground.definition.path.clone(),
+            line: ground.definition.line,
+            why,
+        });
+    }
     let mut body = format!("SHELL=/bin/sh\nPATH={SEARCH}\n");
     for expression in &times.expressions {
         let _ = writeln!(body, "{expression} {user} {}", command(ground)?);
@@ -45,7 +56,8 @@ pub(super) fn lines(ground: &Ground, times: &Times) -> Result<String> {
     for expression in &times.expressions {
         let _ = writeln!(body, "{expression} {}", command(ground)?);
     }
-    let hint = format!("change the job file and install again; `triplock uninstall cron {job}` removes these lines");
+    let hint =
+        format!("change the job file and install again; `triplock uninstall cron {job} --user` removes these lines");
     Ok(marker::marked(&owner(job), &hint, &body))
 }
 

@@ -18,9 +18,16 @@ pub(super) struct UserCrontab {
 }
 
 impl UserCrontab {
+    /// For a look: where there is no cron, there are no lines either.
+    pub(super) fn read_if_there() -> Result<Self> {
+        match Command::new(PROGRAM).arg("-l").output() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Self { user: own_name(), text: None }),
+            _ => Self::read(),
+        }
+    }
+
     pub(super) fn read() -> Result<Self> {
-        let user =
-            Account::own().map_or_else(|| rustix::process::geteuid().as_raw().to_string(), |account| account.name);
+        let user = own_name();
         let output = Command::new(PROGRAM).arg("-l").env("LC_ALL", "C").stdin(Stdio::null()).output();
         let output = output.map_err(absent)?;
         if output.status.success() {
@@ -41,23 +48,28 @@ impl UserCrontab {
     pub(super) fn change(&self, owner: &str, lines: Option<&str>) -> Result<Change> {
         let path = format!("crontab of user {}", self.user).into();
         let mut text = self.text.clone().unwrap_or_default();
-        match marker::find(&text, owner) {
-            Some(block) if !block.is_intact => {
+        // Whoever copied a crontab may have the lines twice.
+        let mut place = None;
+        while let Some(block) = marker::find(&text, owner) {
+            if !block.is_intact {
                 let why = format!(
                     "the lines of {owner} were edited since triplock wrote them; remove them with `crontab -e`, and retry"
                 );
                 return Err(Error::NotOurs { path, why });
             }
-            Some(block) => text.replace_range(block.range, lines.unwrap_or_default()),
-            None => {
-                if !text.is_empty() && !text.ends_with('\n') && lines.is_some() {
-                    text.push('\n');
-                }
-                text.push_str(lines.unwrap_or_default());
+            place.get_or_insert(block.range.start);
+            text.replace_range(block.range, "");
+        }
+        if let Some(lines) = lines {
+            if !text.is_empty() && !text.ends_with('\n') {
+                text.push('\n');
             }
+            text.insert_str(place.unwrap_or(text.len()), lines);
         }
         let old = self.text.as_ref().map(|text| text.clone().into_bytes());
-        Ok(Change { path, old, new: Some(text).filter(|text| !text.is_empty()) })
+        // The last line takes the crontab with it; one that was empty before is somebody's.
+        let is_kept = !text.is_empty() || lines.is_none() && self.text.as_deref() == Some("");
+        Ok(Change { path, old, new: Some(text).filter(|_| is_kept) })
     }
 
     /// Has crontab(1) put it in place, which it does whole or not at all.
@@ -86,6 +98,10 @@ impl UserCrontab {
         }
         Ok(())
     }
+}
+
+fn own_name() -> String {
+    Account::own().map_or_else(|| rustix::process::geteuid().as_raw().to_string(), |account| account.name)
 }
 
 fn absent(error: io::Error) -> Error {

@@ -9,9 +9,11 @@ mod cron;
 mod crontab;
 mod escape;
 mod marker;
+mod program;
 mod reach;
 mod systemctl;
 mod systemd;
+mod turn;
 mod write;
 
 use std::{
@@ -31,6 +33,8 @@ use crate::{
 pub(crate) use account::Account;
 pub(crate) use binary::path as binary_path;
 pub(crate) use escape::word_in_shell;
+pub(crate) use marker::{blocks, body};
+pub(crate) use turn::Turn;
 pub(crate) use write::Change;
 
 use crontab::UserCrontab;
@@ -112,12 +116,17 @@ pub(crate) fn with_systemd(ground: &Ground, times: &Times, units: &Path) -> Resu
     let job = &ground.definition.name;
     nobody_elses(units, job)?;
     let mut wanted = Vec::new();
-    if !is_packaged(ground.scope) {
+    let is_packaged = is_packaged(ground.scope);
+    if !is_packaged {
         wanted.extend(systemd::rendered_templates(ground)?);
     }
     wanted.extend(systemd::drop_ins(ground, times)?);
     let changes = wanted.into_iter().map(|unit| change(units.join(unit.path), &unit.owner, unit.text));
-    let changes = changes.collect::<Result<Vec<_>>>()?;
+    let mut changes = changes.collect::<Result<Vec<_>>>()?;
+    if is_packaged {
+        // Those of the time before the package would stand before its own for ever.
+        changes.extend(removed_templates(units)?);
+    }
     Ok(Plan { changes, target: Target::Systemd(ground.scope, job.clone(), units.to_owned()) })
 }
 
@@ -127,7 +136,10 @@ fn nobody_elses(units: &Path, job: &Name) -> Result<()> {
     for name in [service, systemd::timer(job)] {
         let path = units.join(name);
         if fs::symlink_metadata(&path).is_ok() {
-            let why = "is a unit of that name that triplock did not write; remove it, or name the job otherwise";
+            let why = match fs::read_link(&path) {
+                Ok(target) if target == Path::new("/dev/null") => "is masked; `systemctl unmask` it, if that is over",
+                _ => "is a unit of that name that triplock did not write; remove it, or name the job otherwise",
+            };
             return Err(Error::NotOurs { path, why: why.to_owned() });
         }
     }
@@ -146,7 +158,7 @@ fn is_packaged(scope: Scope) -> bool {
 ///
 /// # Errors
 /// As [`with_systemd`]; and `NoScheduler` when the user's crontab cannot be read.
-pub(crate) fn with_cron(ground: &Ground, times: &Times) -> Result<Plan> {
+pub(crate) fn with_cron(ground: &Ground, times: &Times, is_dry: bool) -> Result<Plan> {
     let owner = cron::owner(&ground.definition.name);
     match ground.scope {
         Scope::System => {
@@ -154,12 +166,12 @@ pub(crate) fn with_cron(ground: &Ground, times: &Times) -> Result<Plan> {
             let change = change(path, &owner, Some(cron::file(ground, times)?))?;
             Ok(Plan { changes: vec![change], target: Target::CronD })
         }
-        Scope::User => in_crontab(&owner, Some(&cron::lines(ground, times)?)),
+        Scope::User => in_crontab(&owner, Some(&cron::lines(ground, times)?), is_dry),
     }
 }
 
-fn in_crontab(owner: &str, lines: Option<&str>) -> Result<Plan> {
-    let crontab = UserCrontab::read()?;
+fn in_crontab(owner: &str, lines: Option<&str>, is_dry: bool) -> Result<Plan> {
+    let crontab = if is_dry { UserCrontab::read_if_there()? } else { UserCrontab::read()? };
     let change = crontab.change(owner, lines)?;
     Ok(Plan { changes: vec![change], target: Target::Crontab(crontab) })
 }
@@ -175,16 +187,23 @@ pub(crate) fn without_systemd(job: &Name, scope: Scope, units: &Path) -> Result<
         changes.push(change(units.join(path), &owner, None)?);
     }
     if !serves_others(units, job) {
-        for unit in systemd::templates() {
-            // Of a template that somebody else wrote, this job had only the use.
-            match change(units.join(unit.path), &unit.owner, None) {
-                Err(Error::NotOurs { .. }) => {}
-                change => changes.push(change?),
-            }
-        }
+        changes.extend(removed_templates(units)?);
     }
     changes.retain(|change| !change.is_idle());
     Ok(Plan { changes, target: Target::Systemd(scope, job.clone(), units.to_owned()) })
+}
+
+/// The templates that triplock wrote there, removed.
+fn removed_templates(units: &Path) -> Result<Vec<Change>> {
+    let mut changes = Vec::new();
+    for unit in systemd::templates() {
+        // Of a template that somebody else wrote, a job had only the use.
+        match change(units.join(unit.path), &unit.owner, None) {
+            Err(Error::NotOurs { .. }) => {}
+            change => changes.push(change?),
+        }
+    }
+    Ok(changes)
 }
 
 /// Whether another job is installed there.
@@ -197,7 +216,7 @@ fn serves_others(units: &Path, job: &Name) -> bool {
         name.starts_with("triplock@")
             && name.ends_with(".timer.d")
             && name != own
-            && entry.path().join("triplock.conf").exists()
+            && entry.path().join("10-triplock.conf").exists()
     })
 }
 
@@ -205,13 +224,13 @@ fn serves_others(units: &Path, job: &Name) -> bool {
 ///
 /// # Errors
 /// As [`without_systemd`]; and `NoScheduler` when the user's crontab cannot be read.
-pub(crate) fn without_cron(job: &Name, scope: Scope) -> Result<Plan> {
+pub(crate) fn without_cron(job: &Name, scope: Scope, is_dry: bool) -> Result<Plan> {
     let mut plan = match scope {
         Scope::System => {
             let change = change(Path::new(CRON_D).join(cron::file_name(job)), &cron::owner(job), None)?;
             Plan { changes: vec![change], target: Target::CronD }
         }
-        Scope::User => in_crontab(&cron::owner(job), None)?,
+        Scope::User => in_crontab(&cron::owner(job), None, is_dry)?,
     };
     plan.changes.retain(|change| !change.is_idle());
     Ok(plan)
@@ -247,18 +266,97 @@ fn no_such_path(path: &Path, why: &str) -> Error {
     Error::BadConfiguration { path: path.to_owned(), line: 0, why: why.to_owned() }
 }
 
+/// Whom the marker of what is the job's own names.
+pub(crate) fn owner(job: &Name) -> String {
+    cron::owner(job)
+}
+
+/// What the job's crontab, or its file in /etc/cron.d, is to hold.
+///
+/// # Errors
+/// `BadConfiguration` when a path cannot be written there.
+pub(crate) fn cron_text(ground: &Ground, times: &Times) -> Result<String> {
+    match ground.scope {
+        Scope::System => cron::file(ground, times),
+        Scope::User => cron::lines(ground, times),
+    }
+}
+
+/// What the job's drop-ins are to hold, by their paths below the directory of units.
+///
+/// # Errors
+/// As [`cron_text`].
+pub(crate) fn unit_texts(ground: &Ground, times: &Times) -> Result<Vec<(PathBuf, Option<String>)>> {
+    let drop_ins = systemd::drop_ins(ground, times)?;
+    Ok(drop_ins.into_iter().map(|unit| (unit.path, unit.text)).collect())
+}
+
+/// Whether something that reads crontabs runs, as far as that can be seen.
+pub(crate) fn cron_runs() -> bool {
+    // Where other users' processes are hidden, nobody can tell.
+    if fs::read("/proc/1/comm").is_err() || Path::new(CRON_AS_UNITS).exists() {
+        return true;
+    }
+    let Ok(processes) = fs::read_dir("/proc") else { return true };
+    let is_cron = |name: String| ["cron", "crond", "fcron"].contains(&name.trim_end());
+    processes.flatten().any(|process| fs::read_to_string(process.path().join("comm")).is_ok_and(is_cron))
+}
+
+/// systemd-cron has no process: it makes units of crontabs.
+const CRON_AS_UNITS: &str = "/usr/lib/systemd/system-generators/systemd-crontab-generator";
+
 /// What may go wrong when the scheduler starts the job.
 pub(crate) fn doubts(ground: &Ground, runs_as: &Account) -> Vec<String> {
     let mut doubts = reach::warnings("the program", &ground.program, Wish::Execute, runs_as);
+    if let Some(program) = ground.definition.program().map(PathBuf::from).filter(|program| program.is_absolute()) {
+        doubts.extend(reach::warnings("the job's program", &program, Wish::Execute, runs_as));
+    }
     doubts.extend(reach::warnings("the job file", &ground.definition.path, Wish::Read, runs_as));
     doubts.extend(reach::warnings("the state directory", &ground.state, Wish::Fill, runs_as));
-    if ground.is_hardened && !account::is_group(systemd::GROUP) {
+    if ground.is_hardened {
+        doubts.extend(hardened_doubts(ground));
+    }
+    doubts
+}
+
+/// What the hardened unit lacks.
+fn hardened_doubts(ground: &Ground) -> Vec<String> {
+    let mut doubts = Vec::new();
+    let state = ("the state directory", &*ground.state);
+    let files = [("the program", &*ground.program), ("the job file", &*ground.definition.path), state];
+    for (what, path) in files {
+        for place in ["/tmp", "/var/tmp"].iter().filter(|place| path.starts_with(place)) {
+            let path = path.display();
+            doubts.push(format!(
+                "{what} {path}: the hardened unit has a {place} of its own, and will not find it; have it elsewhere"
+            ));
+        }
+    }
+    if !ground.state.is_dir() {
+        let state = ground.state.display();
+        doubts.push(format!(
+            "the state directory {state}: there is none, and in the hardened unit nobody can make it; make it first"
+        ));
+    }
+    if !account::is_group(systemd::GROUP) {
         let group = systemd::GROUP;
         doubts.push(format!(
             "there is no group {group}, which the hardened unit is in; `groupadd --system {group}` makes it"
         ));
     }
     doubts
+}
+
+/// What keeps every run from starting: the job's program is not where the scheduler looks.
+pub(crate) fn missing_program(ground: &Ground, is_systemd: bool) -> Option<Error> {
+    let search = match (is_systemd, ground.scope) {
+        (true, Scope::System) => Some(systemd::SEARCH),
+        // As the user's session has it, which is not known here.
+        (true, Scope::User) => None,
+        (false, Scope::System) => Some(cron::SEARCH),
+        (false, Scope::User) => Some(cron::OWN_SEARCH),
+    };
+    program::missing(ground.definition, search)
 }
 
 /// Whether the scheduler is there to be told.
@@ -284,16 +382,18 @@ impl Plan {
     pub(crate) fn install(&self) -> Result<()> {
         match &self.target {
             Target::Systemd(scope, job, _) => {
-                let written = Written::all(&self.changes)?;
                 let systemctl = Systemctl { scope: *scope };
-                let is_new = self.changes.iter().any(|change| change.old.is_none() && is_of_timer(change));
-                let changed = self.changes.iter().any(|change| !change.is_idle());
-                systemctl.begin(&systemd::timer(job), changed).inspect_err(|_| {
-                    if is_new {
-                        systemctl.end(&systemd::timer(job));
+                let timer = systemd::timer(job);
+                let before = systemctl.state(&timer);
+                let written = Written::all(&self.changes)?;
+                let goes_on = before.is_active && self.changes.iter().all(Change::is_idle);
+                systemctl.begin(&timer, !goes_on).inspect_err(|_| {
+                    if !before.is_enabled {
+                        let _ = systemctl.end(&timer);
                     }
                     written.undo();
                     systemctl.reload();
+                    systemctl.restore(&timer, before);
                 })
             }
             Target::CronD => Written::all(&self.changes).map(|_| ()),
@@ -304,17 +404,19 @@ impl Plan {
     /// Removes it. A job that runs goes on.
     ///
     /// # Errors
-    /// When a file cannot be removed; everything is as it was then.
+    /// When a file cannot be removed, or the scheduler refuses; everything is as it was then.
     pub(crate) fn uninstall(&self, runtime: Option<&Path>) -> Result<()> {
         match &self.target {
             Target::Systemd(scope, job, units) => {
                 let systemctl = Systemctl { scope: *scope };
                 let is_there = systemctl.is_there(runtime).is_ok();
                 let timer = systemd::timer(job);
+                let before = systemctl.state(&timer);
                 if is_there {
-                    systemctl.end(&timer);
+                    systemctl.end(&timer)?;
                 }
-                let _ = Written::all(&self.changes)?;
+                let removed = Written::all(&self.changes);
+                let _ = removed.inspect_err(|_| systemctl.restore(&timer, before))?;
                 for change in &self.changes {
                     let Some(directory) = change.path.parent().filter(|parent| parent.extension().is_some()) else {
                         continue;
@@ -322,11 +424,10 @@ impl Plan {
                     // Unless somebody else has a drop-in there.
                     let _ = fs::remove_dir(directory);
                 }
+                // What `disable` removes, where it could be told.
+                let _ = fs::remove_file(units.join("timers.target.wants").join(&timer));
                 if is_there {
                     systemctl.forget(&systemd::services(job));
-                } else {
-                    // What `disable` would have removed.
-                    let _ = fs::remove_file(units.join("timers.target.wants").join(&timer));
                 }
                 Ok(())
             }
@@ -334,8 +435,4 @@ impl Plan {
             Target::Crontab(crontab) => crontab.write(&self.changes),
         }
     }
-}
-
-fn is_of_timer(change: &Change) -> bool {
-    change.path.to_string_lossy().ends_with(".timer.d/triplock.conf")
 }

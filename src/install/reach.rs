@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use super::Account;
+use super::{Account, systemd::GROUP};
 
 const READ: u32 = 4;
 const WRITE: u32 = 2;
@@ -24,6 +24,8 @@ pub(crate) enum Wish {
 /// What stands in the way, and who could change what the user relies on; a line each.
 pub(crate) fn warnings(what: &str, path: &Path, wish: Wish, account: &Account) -> Vec<String> {
     let mut warnings = Vec::new();
+    // Of what is below somebody's directory the first says enough.
+    let mut is_strangers = false;
     let user = &account.name;
     let shown = path.display();
     let stages = path.ancestors().collect::<Vec<_>>().into_iter().rev();
@@ -39,13 +41,22 @@ pub(crate) fn warnings(what: &str, path: &Path, wish: Wish, account: &Account) -
         };
         if !may(account, &found, needed) {
             let refused = match wish {
-                _ if !is_last => format!("user {user} may not pass {place}"),
-                Wish::Execute => format!("user {user} may not execute it"),
-                Wish::Read => format!("user {user} may not read it"),
-                Wish::Fill => format!("user {user} may not write there; add the user to its group"),
+                _ if !is_last => {
+                    format!("user {user} may not pass {place}; put it where every user may, or `chmod o+x {place}`")
+                }
+                Wish::Execute => format!("user {user} may not execute it; `chmod a+rx {place}`"),
+                Wish::Read => format!("user {user} may not read it; `chmod a+r {place}`"),
+                Wish::Fill => format!("user {user} may not write there; {}", shared(path, &found, user)),
             };
             warnings.push(format!("{what} {shown}: {refused}"));
             break;
+        }
+        let owner = found.uid();
+        if !is_strangers && wish != Wish::Fill && owner != 0 && owner != account.uid {
+            is_strangers = true;
+            let at = if is_last { "it".to_owned() } else { place.to_string() };
+            let owner = Account::of(&owner.to_string()).map_or_else(|| owner.to_string(), |account| account.name);
+            warnings.push(format!("{what} {shown}: {at} is user {owner}'s, who could have anything run by {user}"));
         }
         // In a directory with the sticky bit nobody can replace what is another's.
         let is_sticky = found.is_dir() && found.mode() & 0o1000 != 0;
@@ -55,6 +66,19 @@ pub(crate) fn warnings(what: &str, path: &Path, wish: Wish, account: &Account) -
         }
     }
     warnings
+}
+
+/// How the user comes to write in the state directory. Of root's own group nobody is to be a member.
+fn shared(state: &Path, found: &Metadata, user: &str) -> String {
+    let place = state.display();
+    let is_shared = found.mode() & 0o070 == 0o070 && found.gid() != 0;
+    if is_shared {
+        return format!("add the user to its group: `usermod -aG \"$(stat -c %G {place})\" {user}`");
+    }
+    format!(
+        "share it with a group that the user is in: `groupadd -f --system {GROUP} && usermod -aG {GROUP} {user} && chgrp -R \
+         {GROUP} {place} && chmod -R g+rwX {place} && chmod 2770 {place}`"
+    )
 }
 
 fn may(account: &Account, found: &Metadata, needed: u32) -> bool {
@@ -83,12 +107,17 @@ mod tests {
         let file = dir.path().join("program");
         fs::write(&file, "").unwrap();
         let nobody = Account { name: "bob".into(), uid: 4_000_000, groups: vec![4_000_000], home: "/".into() };
-        let look = |wish| warnings("the program", &file, wish, &nobody).join("|");
+        let look = |wish| {
+            let mut found = warnings("the program", &file, wish, &nobody);
+            // (Whoever runs this test is a stranger to him, unless it is root.)
+            found.retain(|line| !line.contains("'s, who could"));
+            found.join("|")
+        };
         mode(dir.path(), 0o700);
-        assert!(look(Wish::Execute).ends_with(&format!("user bob may not pass {}", dir.path().display())));
+        assert!(look(Wish::Execute).contains(&format!("user bob may not pass {}; ", dir.path().display())));
         mode(dir.path(), 0o755);
         mode(&file, 0o754);
-        assert!(look(Wish::Execute).ends_with("user bob may not execute it"));
+        assert!(look(Wish::Execute).contains("user bob may not execute it; `chmod a+rx /"));
         assert_eq!(look(Wish::Read), "");
         mode(&file, 0o757);
         assert!(look(Wish::Execute).contains("anybody may write to it"));

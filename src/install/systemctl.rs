@@ -16,6 +16,13 @@ pub(super) struct Systemctl {
     pub(super) scope: Scope,
 }
 
+/// How systemd has a timer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct State {
+    pub(super) is_enabled: bool,
+    pub(super) is_active: bool,
+}
+
 impl Systemctl {
     /// Whether it runs; `runtime` is the directory of the user's own.
     ///
@@ -37,18 +44,49 @@ impl Systemctl {
         Err(Error::NoScheduler(why))
     }
 
-    /// Has it start the timer, now and from now on.
-    pub(super) fn begin(self, timer: &str, changed: bool) -> Result<()> {
-        self.tell(&["daemon-reload"])?;
-        self.tell(&["enable", timer])?;
-        // A timer that runs goes by its old times until it is started again.
-        self.tell(&[if changed { "restart" } else { "start" }, timer])
+    /// How it has the timer. (Nothing is what one that cannot be asked has.)
+    pub(super) fn state(self, timer: &str) -> State {
+        let is = |word| self.tell(&[word, timer]).is_ok();
+        State { is_enabled: is("is-enabled"), is_active: is("is-active") }
     }
 
-    /// Has it stop the timer, and forget when it was due last. Whatever it cannot do, the files go.
-    pub(super) fn end(self, timer: &str) {
-        let _ = self.tell(&["disable", "--now", timer]);
+    /// Has it start the timer, now and from now on; `afresh`, when it does not run with these very files.
+    pub(super) fn begin(self, timer: &str, afresh: bool) -> Result<()> {
+        if afresh {
+            self.halt(timer);
+        }
+        self.tell(&["daemon-reload"])?;
+        self.tell(&["enable", timer])?;
+        self.tell(&["start", timer])
+    }
+
+    /// Stops it, and what it remembers of the last time: of new times, one that is past would be made up for at once.
+    fn halt(self, timer: &str) {
+        let _ = self.tell(&["stop", timer]);
         let _ = self.tell(&["clean", "--what=state", timer]);
+    }
+
+    /// Has it as it was, as far as that goes.
+    pub(super) fn restore(self, timer: &str, state: State) {
+        if state.is_enabled {
+            let _ = self.tell(&["enable", timer]);
+        }
+        if state.is_active {
+            let _ = self.tell(&["start", timer]);
+        }
+    }
+
+    /// Has it stop the timer, and forget when it was due last.
+    ///
+    /// # Errors
+    /// `NoScheduler` when the timer goes on; of one that it does not know there is nothing to stop.
+    pub(super) fn end(self, timer: &str) -> Result<()> {
+        let ended = self.tell(&["disable", "--now", timer]);
+        if ended.is_err() && self.state(timer).is_active {
+            return ended;
+        }
+        let _ = self.tell(&["clean", "--what=state", timer]);
+        Ok(())
     }
 
     /// Has it read its files again, and forget how the services went.
@@ -79,6 +117,6 @@ impl Systemctl {
         }
         let said = String::from_utf8_lossy(&output.stderr);
         let said = said.lines().find(|line| !line.is_empty()).unwrap_or("it did not say why").trim();
-        Err(Error::NoScheduler(format!("systemctl {} failed, so nothing was installed: {said}", words.join(" "))))
+        Err(Error::NoScheduler(format!("systemctl {} failed, so nothing was changed: {said}", words.join(" "))))
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Ground,
+    Ground, Scope,
     escape::{program_in_unit, word_in_unit},
     marker, no_such_path,
 };
@@ -23,6 +23,9 @@ const SERVICE: &str = include_str!("../../systemd/triplock@.service");
 const TIMER: &str = include_str!("../../systemd/triplock@.timer");
 const FAILURE: &str = include_str!("../../systemd/triplock-failure@.service");
 const HARDENED: &str = include_str!("../../systemd/hardened.conf");
+
+/// The PATH of the system's services.
+pub(super) const SEARCH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The group that the hardened unit is in.
 pub(super) const GROUP: &str = "triplock";
@@ -55,15 +58,16 @@ pub(super) fn services(job: &Name) -> [String; 2] {
     [format!("triplock@{job}.service"), format!("triplock-failure@{job}.service")]
 }
 
-/// The files of a job's own, without their texts.
+/// The files of a job's own, without their texts. Files of one unit count in the order of their names, wherever they are, so
+/// that what `systemctl edit` writes (`override.conf`) comes later than these.
 pub(super) fn paths(job: &Name) -> [PathBuf; 4] {
     let [service, failure] = services(job);
     let timer = timer(job);
     [
-        format!("{service}.d/triplock.conf"),
+        format!("{service}.d/10-triplock.conf"),
         format!("{service}.d/hardened.conf"),
-        format!("{timer}.d/triplock.conf"),
-        format!("{failure}.d/triplock.conf"),
+        format!("{timer}.d/10-triplock.conf"),
+        format!("{failure}.d/10-triplock.conf"),
     ]
     .map(PathBuf::from)
 }
@@ -88,7 +92,7 @@ pub(super) fn drop_ins(ground: &Ground, times: &Times) -> Result<Vec<Unit>> {
     let definition = ground.definition;
     let mut service = pinned(ground, SERVICE, true)?;
     if let Some(user) = &ground.user {
-        let _ = writeln!(service, "User={}", user.name);
+        let _ = writeln!(service, "User={}", user.name.replace('%', "%%"));
     }
     match definition.settings.kill_after {
         // (0 sends no KILL, ever; whoever wants that of systemd too has to tell it.)
@@ -107,7 +111,10 @@ pub(super) fn drop_ins(ground: &Ground, times: &Times) -> Result<Vec<Unit>> {
     let failure = pinned(ground, FAILURE, false)?;
     let job = &definition.name;
     let owner = format!("job {job}");
-    let hint = format!("change the job file and install again; `triplock uninstall systemd {job}` removes this file");
+    // (root's own is not what root means without a word.)
+    let scope = if ground.scope == Scope::User { " --user" } else { "" };
+    let hint =
+        format!("change the job file and install again; `triplock uninstall systemd {job}{scope}` removes this file");
     let texts = [Some(service), hardened, Some(dates), Some(failure)];
     let unit = |(path, text): (PathBuf, Option<String>)| Unit {
         path,

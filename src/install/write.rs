@@ -2,7 +2,7 @@
 //! and what was done is undone when a later step fails.
 //!
 //! Until it is whole, a file has a name with a dot at its beginning and none of systemd's endings: cron and systemd both
-//! pass such names over, however long they stay after a crash.
+//! pass such names over. One that a crash left is removed by whoever writes there next.
 
 use std::{
     fs::{self, File},
@@ -66,6 +66,7 @@ impl<'c> Written<'c> {
     }
 
     fn apply(&mut self, change: &Change) -> Result<()> {
+        sweep(change.path.parent().unwrap_or(Path::new("/")));
         match &change.new {
             Some(text) => {
                 let directory = change.path.parent().unwrap_or(Path::new("/"));
@@ -106,9 +107,21 @@ impl<'c> Written<'c> {
     }
 }
 
+/// The beginning of the names of files that are not whole yet.
+const UNFINISHED: &str = ".triplock-";
+
+/// Removes what somebody who was killed has left. (Whoever else is alive waits for his turn.)
+fn sweep(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_name().as_encoded_bytes().starts_with(UNFINISHED.as_bytes()) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
-    let mut file = tempfile::Builder::new().prefix(".triplock-").tempfile_in(directory)?;
+    let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(directory)?;
     file.write_all(bytes)?;
     file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
     file.as_file().sync_all()?;
@@ -140,6 +153,7 @@ mod tests {
             old: old.map(|old| old.as_bytes().to_owned()),
             new: new.map(str::to_owned),
         };
+        fs::write(at(".triplock-of-a-killed-one"), "ha").unwrap();
         let mut changes = vec![
             change("old", Some("old"), Some("new")),
             change("deep/er/new", None, Some("new")),

@@ -1,6 +1,6 @@
 //! The files of one job: `NAME.` and one suffix without a dot, in the state directory's `jobs/`.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::Options;
 use crate::{
@@ -55,20 +55,20 @@ impl JobFiles {
     /// Every job that has a file there, in byte order, with the slots that have a lock file.
     pub(crate) fn all(dir: &Arc<Dir>) -> Result<Vec<(Self, Vec<u32>)>> {
         let names = dir.names()?;
-        let mut slots = BTreeSet::new();
-        let mut jobs = BTreeSet::new();
+        let mut jobs = BTreeMap::<Name, Vec<u32>>::new();
         for name in &names {
             let Some((job, suffix)) = name.rsplit_once('.') else { continue };
             let Ok(job) = job.parse::<Name>() else { continue };
-            if let Some(slot) = slot_of(suffix) {
-                slots.insert((job.clone(), slot));
-            } else if ![LEDGER, OLD, COMMIT, LOGS].contains(&suffix) {
-                continue;
+            let slot = slot_of(suffix);
+            if slot.is_some() || [LEDGER, OLD, COMMIT, LOGS].contains(&suffix) {
+                jobs.entry(job).or_default().extend(slot);
             }
-            jobs.insert(job);
         }
-        let slots_of = |job: &Name| slots.iter().filter(|(of, _)| of == job).map(|(_, slot)| *slot).collect();
-        Ok(jobs.into_iter().map(|job| (Self::new(Arc::clone(dir), job.clone()), slots_of(&job))).collect())
+        let sorted = |mut slots: Vec<u32>| {
+            slots.sort_unstable();
+            slots
+        };
+        Ok(jobs.into_iter().map(|(job, slots)| (Self::new(Arc::clone(dir), job), sorted(slots))).collect())
     }
 
     /// The slots that have a lock file.

@@ -48,7 +48,7 @@ pub(super) fn totals(bytes: &[u8]) -> Result<Totals, Unreadable> {
     struct Sums {
         totals: Totals,
     }
-    decode::<Sums>(bytes).map(|line| line.totals)
+    decode::<Sums>(bytes).map(|line| line.totals.completed())
 }
 
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Unreadable> {

@@ -370,6 +370,22 @@ impl Totals {
         self.first.and_then(DateTime::from_timestamp_micros)
     }
 
+    /// The same, of a line of an earlier version with what it did not count yet, as far as its other sums tell: a job that
+    /// failed before an upgrade has failed after it, and is not new.
+    pub(crate) fn completed(mut self) -> Self {
+        if self.first.is_some() {
+            return self;
+        }
+        let over = [&self.last, &self.last_not_run].map(Option::as_ref).into_iter().flatten();
+        let ends = over.clone().map(|last| last.end);
+        let times = ends.chain(self.running.iter().map(|running| running.start)).chain(self.last_success());
+        self.first = times.min().map(|time| time.timestamp_micros());
+        let in_a_row =
+            |last: &&Last| last.outcome.is_failure() && self.last_success().is_none_or(|then| then < last.end);
+        self.failures_in_a_row = over.filter(in_a_row).count() as u64;
+        self
+    }
+
     /// The sums after one more entry.
     #[must_use]
     pub fn after(mut self, entry: &Entry) -> Self {

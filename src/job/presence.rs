@@ -1,8 +1,9 @@
 //! Whether a job runs, derived from its locks and never from what its ledger says; takes no lock itself.
 //!
 //! The ledger tells which run a lock would belong to, the kernel whether it is held. They are read one after the
-//! other, so a run may end in between. Therefore the ledger is read first, and again where it shows a run whose lock
-//! is free: a wrapper records the end before it lets the lock go, so a run that is still there then is lost.
+//! other, so a run may end in between, and the next one start. Therefore the ledger is read first, and again where it shows
+//! a run whose lock is free, or kept by others than its wrapper: a wrapper records the end before it lets the lock go, so
+//! a run that is still there then has lost it.
 
 use super::{JobFiles, Place, Running, Totals};
 use crate::{
@@ -13,6 +14,9 @@ use crate::{
         locks::{self, Keeper, LockTable},
     },
 };
+
+/// How often a job is looked at whose runs come and go faster than that.
+const LOOKS: usize = 8;
 
 /// What is in one of a job's slots.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,18 +59,21 @@ impl Look {
 
     /// What is in each slot of a job whose sums were read before this look; and the sums, read again if need be.
     pub(crate) fn slots(&self, files: &JobFiles, totals: Totals, slots: &[u32]) -> Result<(Totals, Vec<Slot>)> {
-        let found = self.judge(files, &totals, slots)?;
-        let free_run = |slot: &Slot| matches!(slot.presence, Presence::Lost(_));
-        if !found.iter().any(free_run) {
-            return Ok((totals, found));
+        let mut totals = totals;
+        let mut found = self.judge(files, &totals, slots)?;
+        for _ in 0..LOOKS {
+            let has_no_wrapper = |slot: &Slot| matches!(slot.presence, Presence::Lost(_) | Presence::Orphaned(..));
+            if !found.iter().any(has_no_wrapper) {
+                break;
+            }
+            let before = std::mem::replace(&mut totals, files.totals()?.unwrap_or_default());
+            if totals.running == before.running {
+                break;
+            }
+            let look = Self { table: Self::now()?.table, place: self.place.clone() };
+            found = look.judge(files, &totals, slots)?;
         }
-        let again = files.totals()?.unwrap_or_default();
-        if again.running == totals.running {
-            return Ok((again, found));
-        }
-        let look = Self { table: Self::now()?.table, place: self.place.clone() };
-        let found = look.judge(files, &again, slots)?;
-        Ok((again, found))
+        Ok((totals, found))
     }
 
     /// Whether that run goes on; `None` when it cannot be told.
@@ -138,5 +145,42 @@ fn file_of(files: &JobFiles, slot: u32, running: Option<&Running>) -> Result<Opt
     match running.and_then(|running| running.file) {
         Some((device, inode)) => Ok(Some(FileId { device, inode })),
         None => Ok(files.dir.stat(&files.lock(slot))?.map(|stat| stat.id)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{clock::SystemClock, dir::StateDir, lock::Identity};
+
+    #[test]
+    fn a_run_that_ended_while_it_was_looked_at_has_not_lost_its_wrapper() {
+        let directory = tempfile::tempdir().unwrap();
+        let dir = JobFiles::make_directory(&StateDir::open(directory.path(), false).unwrap()).unwrap();
+        let files = JobFiles::new(Arc::clone(&dir), "nightly".parse().unwrap());
+        let place = Place::current().unwrap();
+        let run = Running {
+            run: crate::job::RunId(1),
+            attempt: 1,
+            slot: 1,
+            fence: crate::lock::Fence(1),
+            start: chrono::Utc::now(),
+            // Nobody's.
+            pid: 0,
+            wait: 0.0,
+            boot: place.boot,
+            pid_namespace: place.pid_namespace,
+            file: None,
+            ending: None,
+        };
+        // So the ledger was. Now the run is over, and somebody else has the lock.
+        let before = Totals { running: vec![run], ..Totals::default() };
+        let lock = crate::lock::FileLock::in_dir(dir, Arc::new(Identity::current()), Arc::new(SystemClock));
+        let _held = crate::lock::Lock::acquire(&lock, &files.job, crate::lock::Wait::No).unwrap();
+        let (totals, slots) = Look::now().unwrap().slots(&files, before, &[1]).unwrap();
+        assert_eq!(totals, Totals::default());
+        assert!(matches!(slots[0].presence, Presence::Kept(_)), "{slots:?}");
     }
 }

@@ -8,7 +8,7 @@
 //! - [`in_foreground`]: whether we are what runs on a terminal.
 
 #[cfg(test)]
-mod alone;
+pub(crate) mod alone;
 mod cgroup;
 mod child;
 mod clone3;

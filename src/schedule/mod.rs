@@ -154,6 +154,18 @@ impl Times {
         Ok(times.settled())
     }
 
+    /// The expressions alone, as the scheduler is given them; `None` when cron does not understand one.
+    pub(crate) fn as_given(definition: &Definition, is_systemd: bool) -> Option<Self> {
+        let schedule = &definition.schedule;
+        let expressions = if is_systemd {
+            schedule.on_calendar.iter().map(|placed| placed.text.clone()).collect()
+        } else {
+            let read = |placed: &Placed| Some(placed.text.parse::<Crontab>().ok()?.to_string());
+            schedule.cron.iter().map(read).collect::<Option<_>>()?
+        };
+        Some(Self { expressions, ..Self::default() })
+    }
+
     /// With the first times of all expressions, and the first change of each kind for each.
     fn settled(mut self) -> Self {
         self.next.sort_unstable();
@@ -180,6 +192,11 @@ pub(crate) fn mistakes(definition: &Definition) -> Vec<Error> {
         _ => None,
     });
     cron.chain(calendar).collect()
+}
+
+/// What is wrong with the time fields of a crontab line.
+pub(crate) fn mistake_in_crontab(fields: &str) -> Option<String> {
+    fields.parse::<Crontab>().err()
 }
 
 fn change(

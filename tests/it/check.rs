@@ -1,6 +1,6 @@
 //! `check`: one line and an exit code for a monitoring system, from real runs.
 
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use serde_json::Value;
 
@@ -18,6 +18,12 @@ fn job_file(sandbox: &Sandbox, text: &str) -> String {
     fs::create_dir_all(&directory).unwrap();
     fs::write(directory.join("jobs.toml"), text).unwrap();
     directory.to_str().unwrap().to_owned()
+}
+
+/// A state directory in which nothing has run: without one, `check` may be looking in the wrong place.
+fn empty_state(sandbox: &Sandbox) {
+    fs::create_dir(sandbox.state_dir()).unwrap();
+    fs::set_permissions(sandbox.state_dir(), fs::Permissions::from_mode(0o700)).unwrap();
 }
 
 /// The line of `check` with those words, which sees the sandbox's job files only.
@@ -113,6 +119,7 @@ fn a_job_is_well_then_late_and_a_success_makes_it_well_again() {
 #[test]
 fn failures_in_a_row_and_the_job_file_s_limits() {
     let sandbox = Sandbox::new();
+    empty_state(&sandbox);
     let config = job_file(&sandbox, "[jobs.j]\ncommand = 'exit $(cat code)'\nalert_after = 2\n");
     let run = |code: &str| {
         fs::write(sandbox.path("code"), code).unwrap();
@@ -128,6 +135,7 @@ fn failures_in_a_row_and_the_job_file_s_limits() {
     // The command line goes first.
     check(&sandbox, "j --alert-after 1", 2);
     run("4");
+    assert_eq!(figure(&check(&sandbox, "j --alert-after 1", 2), "failures").1, ["", "0", "0"].map(str::to_owned));
     let critical = check(&sandbox, "j", 2);
     assert!(critical.contains("failed 2 times in a row: run 2 failed, exit 4, "), "{critical}");
     check(&sandbox, "j --alert-after 3", 1);
@@ -170,8 +178,60 @@ fn a_run_that_lasts_too_long_skips_and_a_run_that_was_lost() {
 }
 
 #[test]
+fn a_ledger_of_before_there_were_such_sums_tells_what_it_can() {
+    let sandbox = Sandbox::new();
+    // As it was written then.
+    let forget = |job: &str| {
+        let path = job_lines::path(&sandbox, job);
+        let mut last = fs::read_to_string(&path).unwrap().lines().last().expect("a line").to_owned();
+        for field in ["last_success_end", "first", "failures_in_a_row", "skips_in_a_row"] {
+            let Some((before, rest)) = last.split_once(&format!(",\"{field}\":")) else { continue };
+            let rest = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+            last = format!("{before}{rest}");
+        }
+        fs::write(&path, job_lines::sealed(&last) + "\n").unwrap();
+    };
+    run(&sandbox, "bad", "", ["false"]).run().exits(1);
+    forget("bad");
+    let failed = check(&sandbox, "bad", 2);
+    assert!(failed.contains("failed: run 1 failed, exit 1, "), "{failed}");
+    let late = check(&sandbox, "bad --expect-every 0.000001", 2);
+    assert!(late.contains("late: no success in the "), "{late}");
+    // It goes on from there.
+    run(&sandbox, "bad", "", ["false"]).run().exits(1);
+    let twice = check(&sandbox, "bad", 2);
+    assert!(twice.contains("failed 2 times in a row: run 2 "), "{twice}");
+    run(&sandbox, "bad", "", ["true"]).run().exits(0);
+    check(&sandbox, "bad", 0);
+    run(&sandbox, "good", "", ["/nonexistent"]).run().exits(127);
+    run(&sandbox, "good", "", ["true"]).run().exits(0);
+    forget("good");
+    assert_ne!(figure(&check(&sandbox, "good --expect-every 1h", 0), "age").0, "U");
+}
+
+#[test]
+fn a_slot_that_was_lost_and_is_not_used_any_more_is_no_failure_for_ever() {
+    let sandbox = Sandbox::new();
+    let (first, second) = (Latch::closed(&sandbox, "first"), Latch::closed(&sandbox, "second"));
+    let one = run(&sandbox, "j", "--slots 2", first.command()).start();
+    first.keeps(1);
+    let other = run(&sandbox, "j", "--slots 2", second.command()).start();
+    second.keeps(1);
+    other.dies();
+    second.open();
+    eventually("its command has ended", || !sandbox.is_locked("j.slot2"));
+    first.open();
+    one.finish().exits(0);
+    let lost = check(&sandbox, "j", 2);
+    assert!(lost.contains("failed: its wrapper was killed"), "{lost}");
+    run(&sandbox, "j", "--slots 2", ["true"]).run().exits(0);
+    check(&sandbox, "j", 0);
+}
+
+#[test]
 fn a_time_limit_is_the_limit_of_what_is_normal() {
     let sandbox = Sandbox::new();
+    empty_state(&sandbox);
     let figure_with = |keys: &str| {
         job_file(&sandbox, &format!("[jobs.j]\ncommand = 'true'\n{keys}\n"));
         figure(&check(&sandbox, "j", 0), "running").1[1].clone()
@@ -182,13 +242,18 @@ fn a_time_limit_is_the_limit_of_what_is_normal() {
     assert_eq!(figure_with("time_limit = '1m'\nretries = 3\nretry_delay = 2"), "78");
     assert_eq!(figure_with("time_limit = '1m'\nalert_running = 9"), "9");
     assert_eq!(figure_with("alert_running = '2h'"), "7200");
+    job_file(&sandbox, "[jobs.j]\ncommand = 'true'\nalert_running = 9\n");
+    assert_eq!(figure(&check(&sandbox, "j --alert-running 7", 0), "running").1[1], "7", "the command line goes first");
 }
 
 #[test]
 fn all_jobs_those_of_files_and_those_that_ran_and_the_worst_wins() {
     let sandbox = Sandbox::new();
     let nothing = check(&sandbox, "", 3);
-    assert!(nothing.contains("no job in ") && nothing.contains("which is not there"), "{nothing}");
+    assert!(nothing.contains("there is no such state directory"), "{nothing}");
+    empty_state(&sandbox);
+    let nothing = check(&sandbox, "", 3);
+    assert!(nothing.contains("no job in ") && nothing.contains("none has run in "), "{nothing}");
     job_file(&sandbox, "[jobs.new]\ncommand = 'true'\nexpect_every = '1h'\n");
     run(&sandbox, "good", "", ["true"]).run().exits(0);
     assert_eq!(
@@ -327,4 +392,42 @@ fn the_json_of_check() {
     // Silent, and the exit code tells.
     let quiet = sandbox.triplock(words).for_people().arg("-q").run();
     assert_eq!((quiet.exits(2).stdout.as_str(), quiet.stderr.as_str()), ("", ""));
+}
+
+#[test]
+fn a_job_more_is_no_further_listing_of_all_jobs() {
+    if !machine::may_trace("check::a_job_more_is_no_further_listing_of_all_jobs") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    run(&sandbox, "j", "", ["true"]).run().exits(0);
+    let listings = || {
+        let trace = sandbox.path("trace");
+        let words = ["check", "--config", sandbox.path("").to_str().unwrap()].map(str::to_owned);
+        let all = sandbox.triplock(words).under(strace::tracing(&trace, &["-e", "trace=getdents64"]));
+        line(&all.for_people().run(), 0);
+        strace::calls(&trace).iter().filter(|call| call.is("getdents64", "/jobs>")).count()
+    };
+    let jobs = sandbox.state_dir().join("jobs");
+    let of_one = listings();
+    assert!(of_one > 0);
+    for other in 0..100 {
+        for suffix in ["lock", "commit", "jsonl"] {
+            fs::copy(jobs.join(format!("j.{suffix}")), jobs.join(format!("other{other}.{suffix}"))).unwrap();
+        }
+    }
+    // (One listing is several calls when it is long.)
+    assert!(listings() < of_one + 20);
+}
+
+#[test]
+fn of_many_jobs_that_are_not_well_some_are_named_and_all_are_counted() {
+    let sandbox = Sandbox::new();
+    for job in 0..10 {
+        run(&sandbox, &format!("j{job}"), "", ["false"]).run().exits(1);
+    }
+    let line = check(&sandbox, "", 2);
+    assert!(line.contains("10 of 10 jobs: j0: failed") && line.contains("; and 2 more |"), "{line}");
+    assert!(line.contains("j7: ") && !line.contains("j8: "), "{line}");
+    assert_eq!(figure(&line, "critical").0, "10");
 }

@@ -161,7 +161,7 @@ fn what_cron_passes_over_is_named() {
     let line = format!("{HERE}\n* * * * * bob triplock run a -- true\n");
     Tree::new().with("/etc/debian_version", "12\n").with("/etc/cron.d/a.b", &line).has(
         "cron_ignores",
-        &["/etc/cron.d/a.b: Debian's cron ignores a file with such a name; rename it to /etc/cron.d/a-b"],
+        &["/etc/cron.d/a.b: Debian's cron ignores a file with such a name; remove it, or rename it to /etc/cron.d/a-b"],
     );
     Tree::new().with("/etc/cron.d/a.b", &line).is_well();
     // Copies are nobody's.
@@ -263,7 +263,8 @@ fn whatever_lies_there_does_no_harm() {
         *words.entry(problem["problem"].as_str().unwrap()).or_default() += 1;
         words
     });
-    assert!(words.keys().all(|word| *word == "wrong_command_line"), "{found:#?}");
+    let is_expected = |word: &&str| ["wrong_command_line", "wrong_crontab_line"].contains(word);
+    assert!(words.keys().all(is_expected), "{found:#?}");
     for line in tree.doctor().in_text().run().stdout.lines() {
         assert!(!line.contains(|c: char| c.is_control()), "{line:?}");
     }
@@ -295,4 +296,20 @@ fn the_real_places_are_looked_at() {
     let [problem] = &found.problems[..] else { panic!("{found:#?}") };
     let dirs: Vec<_> = problem["places"].as_array().unwrap().iter().map(|place| place["state_dir"].clone()).collect();
     assert_eq!(dirs, ["/1", "/2", "/3", "/4"], "{found:#?}");
+}
+
+#[test]
+fn however_much_stands_in_a_crontab_it_is_looked_at_in_part() {
+    let tree = Tree::new().program("/usr/bin/triplock");
+    let variables: Vec<_> = (0..400).map(|number| format!("V{number}={number}\n")).collect();
+    let variables = variables.concat();
+    let lines = "* * * * * root triplock --state-dir /s check a\n".repeat(4000);
+    tree.write("/etc/cron.d/lines", format!("{variables}{lines}").as_bytes());
+    let calls = format!("* * * * * root {}\n", "triplock --state-dir /s check a; ".repeat(7000));
+    tree.write("/etc/cron.d/one-line", calls.as_bytes());
+    let nested = format!("* * * * * root {} triplock --state-dir /s check a\n", "flock /x env ".repeat(19_000));
+    tree.write("/etc/cron.d/nested", nested.as_bytes());
+    let found = tree.examined();
+    assert!(found.looked_at["scheduled"].as_u64().unwrap() < 2100, "{:?}", found.looked_at);
+    assert!(found.notes.iter().any(|note| note.contains("has more than 1000 such lines")), "{:?}", found.notes);
 }

@@ -137,6 +137,19 @@ fn a_sandbox_that_hides_or_closes_the_state_directory_is_named() {
         ],
     );
     run("StateDirectory=other").is_well();
+    // A unit that only another one starts.
+    let next = |key: &str| {
+        Tree::new()
+            .program("/usr/bin/triplock")
+            .service(
+                "a.service",
+                &format!("ExecStart=/usr/bin/triplock --state-dir /s run a -- true\n[Unit]\n{key}=b@x.service"),
+            )
+            .service("b@.service", "ExecStart=/usr/bin/triplock --state-dir /t run a -- true")
+    };
+    for key in ["OnFailure", "OnSuccess"] {
+        next(key).has("two_locks", &["job a: ", "a.service", "b@x.service"]);
+    }
     // With full privileges a command is in no sandbox.
     let tree = Tree::new();
     let state = tree.sandbox.state_dir().display().to_string();

@@ -67,3 +67,25 @@ fn help_and_version_are_no_errors() {
         assert!(said.status.success() && said.stderr.is_empty() && !said.stdout.is_empty(), "{arguments:?}");
     }
 }
+
+#[test]
+fn every_key_of_a_job_file_is_in_the_documents() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("j.toml");
+    std::fs::write(&file, "[jobs.j]\ncommand = 'true'\nqqqqqqqq = 1\n").unwrap();
+    let output = triplock()
+        .args(["run", "j", "--config"])
+        .arg(&file)
+        .env("TRIPLOCK_STATE_DIR", directory.path().join("state"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    let (_, known) = said.split_once("known are ").expect("the message lists what is known");
+    let keys: Vec<_> = known.trim().split(", ").collect();
+    assert!(keys.len() > 20 && keys.contains(&"log_limit"), "{said}");
+    let table = include_str!("../../docs/jobs.md");
+    let rows: String = table.lines().filter(|line| line.starts_with("| `")).collect();
+    for key in keys {
+        assert!(rows.contains(&format!("`{key}`")), "docs/jobs.md has no row for {key}");
+    }
+}

@@ -27,7 +27,8 @@ if [ -d /etc/systemd/system ]; then mount --bind "$0/units" /etc/systemd/system;
 if [ -n "$BOOTED" ]; then mkdir -p /run/systemd/system; fi
 exec "$@""#;
 
-const NIGHTLY: &str = "[jobs.nightly]\ncommand = 'true'\ncron = '15 3 * * *'\non_calendar = '*-*-* 03:15 UTC'\n";
+pub(crate) const NIGHTLY: &str =
+    "[jobs.nightly]\ncommand = 'true'\ncron = '15 3 * * *'\non_calendar = '*-*-* 03:15 UTC'\n";
 
 impl Sandbox {
     /// Its job file.
@@ -45,7 +46,7 @@ impl Sandbox {
     }
 
     /// The same where nothing is the machine's.
-    fn privately(&self, words: &[&str]) -> Invocation {
+    pub(crate) fn privately(&self, words: &[&str]) -> Invocation {
         let unshare = ["unshare", "--mount", "--propagation", "private", "sh", "-c", PRIVATE].map(OsString::from);
         self.scheduling(words).under(unshare.into_iter().chain([self.path("").into_os_string()]))
     }
@@ -79,7 +80,7 @@ pub(crate) fn changes(report: &Value) -> Vec<&str> {
     report["files"].as_array().expect("files").iter().map(|file| file["change"].as_str().expect("a change")).collect()
 }
 
-fn may_be_private(test: &str) -> bool {
+pub(crate) fn may_be_private(test: &str) -> bool {
     if !machine::is_root() {
         machine::skip(test, "needs root, for a mount namespace");
         return false;
@@ -265,10 +266,10 @@ fn a_job_of_another_user_is_that_users_and_what_the_user_cannot_reach_is_said() 
         let warning = |warning: &&Value| warning.as_str().is_some_and(|text| text.starts_with(what));
         warnings.iter().find(warning).and_then(Value::as_str).unwrap_or_default()
     };
-    assert!(about("the job file ").ends_with(closed), "{cron}");
+    assert!(about("the job file ").contains(closed), "{cron}");
     if machine::has(test, &["systemd-analyze"]) {
         let systemd = dry("systemd");
-        let service = "/etc/systemd/system/triplock@nightly.service.d/triplock.conf";
+        let service = "/etc/systemd/system/triplock@nightly.service.d/10-triplock.conf";
         let (_, unit) = texts(&systemd).into_iter().find(|(path, _)| path == service).expect("the service's drop-in");
         assert!(unit.ends_with("\nUser=daemon\n"), "{unit}");
     }
@@ -284,6 +285,39 @@ fn a_path_that_cannot_be_written_is_refused() {
     assert!(said.contains("no line of a crontab can"), "{said}");
     let sandbox = sandbox.with_state(OsString::from_vec(b"/a\xff".to_vec()));
     assert!(complaint(sandbox.scheduling(&dry("cron")), 78).contains("is not UTF-8"));
+}
+
+#[test]
+fn what_could_never_run_is_not_installed() {
+    let test = "install::what_could_never_run_is_not_installed";
+    if !may_be_private(test) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let file = sandbox.defines(
+        "[jobs.gone]\ncommand = ['/no/such/dump', '-a']\ncron = '@daily'\n\
+         [jobs.plain]\ncommand = ['no-such-dump']\ncron = '@daily'\n\
+         [jobs.home]\ncommand = ['~/bin/dump']\ncron = '@daily'\n\
+         [jobs.there]\ncommand = ['env', 'true']\ncron = '@daily'\n",
+    );
+    for (job, line, wanted) in [
+        ("gone", 1, "its program /no/such/dump is not there, or nobody may execute it; "),
+        ("plain", 4, "its program no-such-dump is not where the scheduler looks (/usr/local/sbin:"),
+        ("home", 7, "its program ~/bin/dump depends on the directory in which it is started, and nothing is expanded"),
+    ] {
+        let wanted = format!("{}: line {line}: job {job}: {wanted}", file.display());
+        let said = complaint(sandbox.privately(&["install", "cron", job]), 78);
+        assert!(said.starts_with(&wanted), "{said}");
+        assert!(!sandbox.cron_d(&format!("triplock-{job}")).exists());
+        // Who only looks may put it there later.
+        let report = report(&sandbox.privately(&["install", "cron", job, "--dry-run"]).run());
+        assert!(report["warnings"][0].as_str().unwrap().starts_with(&wanted), "{report}");
+    }
+    assert_eq!(changes(&report(&sandbox.privately(&["install", "cron", "there"]).run())), ["written"]);
+    fs::create_dir(sandbox.state_dir()).expect("make a directory");
+    fs::set_permissions(sandbox.state_dir(), fs::Permissions::from_mode(0o777)).expect("chmod");
+    let said = complaint(sandbox.privately(&["install", "cron", "there"]), 77);
+    assert!(said.contains("is writable by everybody"), "{said}");
 }
 
 #[test]
@@ -377,7 +411,7 @@ fn where_no_systemd_runs_nothing_is_written() {
     // One that seems to run and does not answer: everything is put back.
     let invocation = sandbox.privately(&["install", "systemd", "nightly"]).under(["env", "BOOTED=1"]);
     let said = complaint(invocation, 71);
-    assert!(said.starts_with("systemctl daemon-reload failed, so nothing was installed: "), "{said}");
+    assert!(said.starts_with("systemctl daemon-reload failed, so nothing was changed: "), "{said}");
     assert_eq!(fs::read_dir(sandbox.path("units")).expect("list").count(), 0);
 }
 
@@ -390,7 +424,7 @@ fn a_unit_of_somebody_else_is_left_alone() {
     let sandbox = Sandbox::new();
     sandbox.defines(NIGHTLY);
     fs::create_dir(sandbox.path("units")).expect("make a directory");
-    let names = ["triplock@nightly.timer", "triplock@nightly.service", "triplock@nightly.timer.d/triplock.conf"];
+    let names = ["triplock@nightly.timer", "triplock@nightly.service", "triplock@nightly.timer.d/10-triplock.conf"];
     for name in names {
         let path = sandbox.path("units").join(name);
         fs::create_dir_all(path.parent().expect("a parent")).expect("make a directory");

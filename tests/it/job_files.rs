@@ -101,6 +101,18 @@ fn a_job_of_a_file_is_run_by_its_name() {
 }
 
 #[test]
+fn another_users_job_is_run_with_a_warning() {
+    let own = rustix::process::geteuid().as_raw();
+    let other = if own == 1 { "root" } else { "daemon" };
+    let user = User::new().with("jobs.d/a.toml", &format!("[jobs.a]\ncommand = 'true'\nuser = '{other}'\n"));
+    let run = user.triplock(&["run", "a"]).in_text().run();
+    run.exits(0);
+    assert!(run.stderr.ends_with(&format!("next time: sudo -u {other} triplock run a\n")), "{run:?}");
+    let user = user.with("jobs.d/a.toml", &format!("[jobs.a]\ncommand = 'true'\nuser = '{own}'\n"));
+    assert_eq!(user.triplock(&["run", "a"]).in_text().run().exits(0).stderr, "");
+}
+
+#[test]
 fn a_job_that_never_ran_is_shown_all_the_same() {
     let user = User::new().with("jobs.d/a.toml", "[jobs.b]\ncommand = ['true']\n[jobs.a]\ncommand = ['true']\n");
     let shown = |user: &User, args: &[&str]| {
@@ -271,7 +283,7 @@ fn a_wrong_config_toml_ends_every_command_that_needs_it() {
 #[test]
 fn doctor_says_everything_that_is_wrong_with_its_line() {
     let user = User::new()
-        .with("jobs.d/1.toml", "[jobs.a]\ncommand = ['x']\n\n[jobs.b]\ncomand = 'x'\ntime_limit = 0\n")
+        .with("jobs.d/1.toml", "[jobs.a]\ncommand = ['true']\n\n[jobs.b]\ncomand = 'x'\ntime_limit = 0\n")
         .with("jobs.d/2.toml", "[jobs.a]\ncommand = 'y'\n[jobs.'c d']\ncommand = 'z'\n")
         .with("jobs.d/3.toml", "[jobs.e\n")
         .with("jobs.d/4.toml", "[jobs.f]\ncommand = 'x'\n")

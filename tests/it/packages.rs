@@ -11,7 +11,7 @@ use std::{
 use crate::{clean_root::CleanRoot, machine, sandbox::TRIPLOCK, systemd_box::SystemdBox};
 
 /// The package around the binary that is being tested, made as a release is; `None`, said out loud, where it cannot be.
-/// (Not around a static one with all optimisations, which would take as long to build as all tests: `packaging/build`
+/// (Not around a static one with all optimisations, which would take as long to build as all tests: `.ci/package`
 /// differs only in which binary it strips.)
 #[track_caller]
 fn package(test: &str) -> Option<PathBuf> {
@@ -21,10 +21,10 @@ fn package(test: &str) -> Option<PathBuf> {
     }
     let package = PACKAGE.get_or_init(|| {
         let output = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("package-{}", std::process::id()));
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/build");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/package");
         let built = Command::new(script).args(["--fast", "--binary", TRIPLOCK, "--output"]).arg(&output).output();
-        let built = built.expect("start packaging/build");
-        assert!(built.status.success(), "packaging/build: {}", String::from_utf8_lossy(&built.stderr));
+        let built = built.expect("start .ci/package");
+        assert!(built.status.success(), ".ci/package: {}", String::from_utf8_lossy(&built.stderr));
         let said = String::from_utf8(built.stdout).unwrap();
         // Kept by one name, for whoever wants to look at it.
         let kept = output.with_file_name("triplock.deb");
@@ -161,6 +161,19 @@ fn purge_leaves_nothing_but_bookings() {
 }
 
 #[test]
+fn bookings_of_more_trips_than_a_command_takes_words_are_kept() {
+    let Some((root, _)) = root("bookings_of_more_trips_than_a_command_takes_words_are_kept") else { return };
+    let purged = root.sh(
+        "dpkg -i /triplock.deb >&2
+        triplock trip add 1 --seats 2; triplock book 1 --student 7
+        cd /var/lib/triplock/trips && seq -f 'a-trip-with-a-name-of-some-length-to-be-sure-%.0f.jsonl' 40000 | xargs touch
+        dpkg -P triplock",
+    );
+    assert!(purged.status.success(), "{purged:?}");
+    root.does("test -s /var/lib/triplock/trips/1.jsonl");
+}
+
+#[test]
 fn purge_without_bookings_leaves_nothing_at_all() {
     let Some((root, before)) = root("purge_without_bookings_leaves_nothing_at_all") else { return };
     root.does(
@@ -181,7 +194,7 @@ fn purge_removes_what_install_wrote_and_nothing_else() {
         drop_in=/etc/systemd/system/triplock@nightly.timer.d
         mkdir -p /etc/cron.d $drop_in
         echo '# triplock install: job nightly, 1 lines, 00000000; x' >/etc/cron.d/triplock-nightly
-        cp /etc/cron.d/triplock-nightly $drop_in/triplock.conf
+        cp /etc/cron.d/triplock-nightly $drop_in/10-triplock.conf
         echo '# mine' | tee /etc/cron.d/triplock-mine >$drop_in/mine.conf
         dpkg -P triplock",
     );
@@ -218,13 +231,18 @@ fn with_systemd_its_units_run_and_removal_stops_their_timers() {
     assert!(runs.contains("\"succeeded\""), "{runs}");
 
     machine.job("timed", "true", "on_calendar = \"daily\"");
-    machine.sh("root", "triplock install systemd timed").exits(0);
-    assert!(machine.exists("/etc/systemd/system/triplock@timed.timer.d/triplock.conf"));
+    machine.sh("root", "triplock install systemd timed --hardened").exits(0);
+    assert!(machine.exists("/etc/systemd/system/triplock@timed.timer.d/10-triplock.conf"));
     assert_eq!(machine.systemctl(["is-active", "triplock@timed.timer"]).run().stdout.trim(), "active");
+    let is_active = || machine.systemctl(["is-active", "triplock@timed.timer"]).run().stdout.trim().to_owned();
     machine.sh("root", "dpkg -r triplock").exits(0);
-    assert_eq!(machine.systemctl(["is-active", "triplock@timed.timer"]).run().stdout.trim(), "inactive");
+    assert_eq!(is_active(), "inactive");
+    machine.sh("root", "dpkg -i /triplock.deb").exits(0);
+    assert_eq!(is_active(), "active", "installed again");
+    machine.sh("root", "dpkg -r triplock").exits(0);
+    assert_eq!(is_active(), "inactive");
     machine.sh("root", "dpkg -P triplock").exits(0);
-    let wrote = "find /etc/systemd /var/lib/systemd/timers -name '*triplock*'";
+    let wrote = "find /etc/systemd /var/lib/systemd/timers /run -xdev -name '*triplock*'";
     assert_eq!(machine.sh("root", wrote).exits(0).stdout, "", "what install wrote");
     for place in ["/usr/bin/triplock", "/usr/lib/systemd/system/triplock@.service", "/etc/triplock"] {
         assert!(!machine.exists(place), "{place}");
@@ -263,10 +281,10 @@ fn the_script_tells_how_it_is_used() {
 
 #[test]
 fn bad_input_of_the_script_is_one_line_that_says_what_is_wrong() {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/build");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/package");
     for (words, expected) in [(&["--often"][..], "--often"), (&["--binary", "/nowhere/triplock"], "/nowhere/triplock")]
     {
-        let said = Command::new(&script).args(words).output().expect("start packaging/build");
+        let said = Command::new(&script).args(words).output().expect("start .ci/package");
         let complaint = String::from_utf8_lossy(&said.stderr);
         let missing = complaint.contains("cargo-deb is missing");
         assert!(!said.status.success() && complaint.lines().count() == 1, "{complaint}");

@@ -2,8 +2,8 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{Figures, Finding, Judgement, Subject};
-use crate::job::{Last, Outcome, Presence, Request, Running};
+use super::{Figures, Finding, Judgement, LastFailure, Subject};
+use crate::job::{Last, Outcome, Presence, Request, Running, Totals};
 
 /// Clocks are corrected by less than this all the time; seconds.
 const AHEAD: i64 = 5;
@@ -11,12 +11,15 @@ const AHEAD: i64 = 5;
 /// Judges a job.
 pub(crate) fn judge(subject: &Subject, now: DateTime<Utc>) -> Judgement {
     let Subject { limits, totals, .. } = subject;
-    let failures = totals.failures_in_a_row + lost(subject);
+    let lost = lost(subject, now);
+    let failures = totals.failures_in_a_row + lost;
     let mut findings = Vec::new();
     findings.extend(late(subject, now));
     if failures > 0 {
         let is_critical = failures >= limits.alert_after;
-        findings.push(Finding::Failing { failures, is_critical, last: last_failure(subject) });
+        // What was lost came later, and has no line yet.
+        let newest = if lost > 0 { LastFailure::Lost } else { last_failure(subject) };
+        findings.push(Finding::Failing { failures, is_critical, last: newest });
     }
     findings.extend(subject.slots.iter().filter_map(|presence| running(subject, presence, now)));
     findings.extend(subject.slots.iter().filter_map(orphaned));
@@ -56,18 +59,26 @@ fn late(subject: &Subject, now: DateTime<Utc>) -> Option<Finding> {
     })
 }
 
-/// Runs whose end was never recorded: the next start will call them lost.
-fn lost(subject: &Subject) -> u64 {
-    let outcome = |run: &Running| run.ending.map_or(Outcome::Lost, Request::outcome);
-    let lost = |presence: &&Presence| matches!(presence, Presence::Lost(run) if outcome(run).is_failure());
-    subject.slots.iter().filter(lost).count() as u64
+/// Runs whose end was never recorded: the next start in their slot will call them lost. When that one never comes, since
+/// others of the job's slots are free, a success that started later ends the row.
+fn lost(subject: &Subject, now: DateTime<Utc>) -> u64 {
+    let success = subject.totals.last_success().filter(|success| !is_ahead(*success, now));
+    let counts = |run: &Running| {
+        let outcome = run.ending.map_or(Outcome::Lost, Request::outcome);
+        outcome.is_failure() && success.is_none_or(|success| success <= run.start)
+    };
+    subject.slots.iter().filter(|presence| matches!(presence, Presence::Lost(run) if counts(run))).count() as u64
 }
 
-fn last_failure(subject: &Subject) -> Option<Last> {
-    let both = [&subject.totals.last, &subject.totals.last_not_run];
-    let failures = both.into_iter().flatten().filter(|last| last.outcome.is_failure());
-    // What was lost came later, and has no line yet.
-    failures.max_by_key(|last| last.run).filter(|_| lost(subject) == 0).cloned()
+/// The sums know the last run and the last non-run only. One that did not run before the last run did may lie before a
+/// success as well.
+fn last_failure(subject: &Subject) -> LastFailure {
+    let Totals { last, last_not_run, .. } = &subject.totals;
+    let failed = |last: &&Last| last.outcome.is_failure();
+    let run = last.as_ref().filter(failed);
+    let is_newer = |not_run: &&Last| last.as_ref().is_none_or(|last| last.run < not_run.run);
+    let not_run = last_not_run.as_ref().filter(failed).filter(is_newer);
+    not_run.or(run).cloned().map_or(LastFailure::Earlier, LastFailure::Known)
 }
 
 /// The run in a slot, if it goes on as far as can be told.

@@ -151,7 +151,7 @@ fn failures_in_a_row_are_a_warning_and_then_critical() {
         entries.push(not_run(run, 0, outcome));
         assert_eq!(state(&subject(limits, &entries), 100), expected, "{outcome:?}");
     }
-    let Finding::Failing { failures: 3, last: Some(last), .. } =
+    let Finding::Failing { failures: 3, last: LastFailure::Known(last), .. } =
         &judge(&subject(limits, &entries), at(100)).findings[0]
     else {
         panic!("three failures")
@@ -169,6 +169,11 @@ fn a_run_whose_wrapper_is_gone_has_failed() {
     let mut job = subject(LIMITS, &[(0, started(1))]);
     job.slots = vec![Presence::Lost(run_of(&job))];
     assert_eq!((words(&job, 1), state(&job, 1)), (vec!["failing"], State::Critical));
+    let failed_before = [ended(1, 0, Outcome::Failed), (5, started(2))];
+    let both = subject(LIMITS, &failed_before);
+    let both = Subject { slots: vec![Presence::Lost(run_of(&both))], ..both };
+    let found = judge(&both, at(6)).findings;
+    assert!(matches!(found[..], [Finding::Failing { failures: 2, last: LastFailure::Lost, .. }]), "{found:?}");
     // Somebody wished it.
     let stopped = Running { ending: Some(Request::Stop), ..run_of(&job) };
     job.slots = vec![Presence::Lost(stopped)];
@@ -246,4 +251,40 @@ fn figures() {
     job.slots = vec![Presence::Running(run_of(&job))];
     let figures = judge(&job, at(60) + TimeDelta::milliseconds(500)).figures.unwrap();
     assert_eq!((figures.age, figures.running, figures.failures, figures.skips), (Some(60.5), Some(10.5), 0, 1));
+}
+
+#[test]
+fn what_came_after_a_failure_is_not_called_its_cause() {
+    let last = |entries: &[(i64, Event)]| {
+        let Finding::Failing { last, .. } = judge(&subject(LIMITS, entries), at(100)).findings.remove(0) else {
+            panic!("a failure")
+        };
+        match last {
+            LastFailure::Known(last) => Some(last.run.0),
+            LastFailure::Earlier => None,
+            LastFailure::Lost => panic!("none is lost"),
+        }
+    };
+    let refused = not_run(1, 0, Outcome::Refused);
+    let (succeeded, failed, stopped) =
+        (ended(2, 10, Outcome::Succeeded), ended(3, 20, Outcome::Failed), ended(4, 30, Outcome::Stopped));
+    let skipped = not_run(5, 40, Outcome::Skipped);
+    assert_eq!(last(&[failed.clone(), skipped]), Some(3));
+    assert_eq!(last(&[failed.clone(), stopped.clone()]), None);
+    assert_eq!(last(&[refused.clone(), succeeded.clone(), failed.clone(), stopped]), None);
+    assert_eq!(last(&[refused, succeeded.clone(), failed]), Some(3));
+    assert_eq!(last(&[succeeded, not_run(5, 40, Outcome::NotStarted)]), Some(5));
+}
+
+#[test]
+fn a_later_success_ends_the_row_of_a_slot_that_nobody_uses_any_more() {
+    let mut job = subject(LIMITS, &[(20, started(2)), ended(1, 25, Outcome::Succeeded)]);
+    job.slots = vec![Presence::Free, Presence::Lost(run_of(&job))];
+    // That success started at 15, when the other had not.
+    assert_eq!(words(&job, 100), ["failing"]);
+    let later = subject(LIMITS, &[(20, started(2)), ended(3, 31, Outcome::Succeeded)]);
+    let later = Subject { slots: job.slots, ..later };
+    assert_eq!(words(&later, 100), [""; 0]);
+    // One that is yet to come proves nothing.
+    assert_eq!(words(&later, 10), ["failing"]);
 }

@@ -37,6 +37,18 @@ fn a_program_is_found_where_a_shell_would_start_it() {
         ("triplock run $(hostname; echo (x)) b", "triplock run  b ?"),
         ("bash -lc 'TRIPLOCK_STATE_DIR=/t triplock run a'", "[/t] triplock run a"),
         ("sudo -u bob triplock run a", "<bob> triplock run a"),
+        ("sudo -nubob triplock run a", "<bob> triplock run a"),
+        ("sudo --user=bob -g x triplock run a", "<bob> triplock run a"),
+        ("runuser --user bob -- triplock run a", "<bob> triplock run a"),
+        ("su bob -c 'triplock run a'", "<bob> triplock run a"),
+        ("su - bob -s /bin/sh -c \"triplock run a\"", "<bob> triplock run a"),
+        ("TRIPLOCK_STATE_DIR=/s su -c 'triplock run a' bob", "<bob> [/s] triplock run a"),
+        ("TRIPLOCK_STATE_DIR=/s su -l bob -c 'triplock run a'", "<bob> triplock run a"),
+        ("nice su bob -c 'TRIPLOCK_STATE_DIR=/t triplock run a'", "<bob> [/t] triplock run a"),
+        ("su -c 'triplock run a'", "<root> triplock run a"),
+        ("su $WHO -c 'triplock run a'", ""),
+        ("runuser -l bob -c 'triplock run a'", "<bob> triplock run a"),
+        ("sudo -n -g users triplock run a", "<root> triplock run a"),
         ("flock -n /tmp/x triplock run a", "flock -n /tmp/x triplock run a|triplock run a"),
         ("flock /tmp/x -c 'triplock run a'", "flock /tmp/x -c triplock run a|triplock run a"),
         ("echo triplock run a", ""),
@@ -57,6 +69,7 @@ fn an_endless_nesting_ends() {
         text = format!("sh -c \"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
     }
     assert!(found(&text).is_empty());
+    assert_eq!(found(&("flock /x ".repeat(20_000) + "triplock run a")).len(), 16);
     let _ = found(&"(".repeat(100_000));
     let _ = found(&"`\"'${$(".repeat(10_000));
 }

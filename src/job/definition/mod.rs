@@ -6,6 +6,7 @@
 //! everything.
 
 mod job_file;
+mod program;
 mod sources;
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
@@ -78,6 +79,8 @@ pub(crate) struct Resolved {
     /// The program and its arguments.
     pub(crate) command: Vec<OsString>,
     pub(crate) options: Options,
+    /// As whom a scheduler would start it.
+    pub(crate) user: Option<String>,
 }
 
 /// Every definition, and everything that is wrong.
@@ -106,13 +109,14 @@ impl Sources {
         match found.definition {
             Some(definition) if given.is_empty() => {
                 let options = line.over(definition.settings).lower()?;
-                Ok(Resolved { command: definition.command, options })
+                let user = definition.schedule.user.map(|user| user.text);
+                Ok(Resolved { command: definition.command, options, user })
             }
             Some(Definition { path, line, .. }) => Err(Error::Usage(format!(
                 "job {job} has its command in {} (line {line}); leave the command out, or name the job otherwise",
                 path.display()
             ))),
-            None if !given.is_empty() => Ok(Resolved { command: given, options: line.lower()? }),
+            None if !given.is_empty() => Ok(Resolved { command: given, options: line.lower()?, user: None }),
             None => Err(self.nothing(job, found.unreadable, || {
                 format!("give a command, `triplock run {job} -- COMMAND`, or define [jobs.{job}] in {self}")
             })),

@@ -40,6 +40,14 @@ impl Sources {
         Ok(Self::Directories([machine, user].into_iter().flatten().map(|place| place.join("jobs.d")).collect()))
     }
 
+    /// The directories among them; one that is named may be a file.
+    pub(crate) fn directories(&self) -> Vec<PathBuf> {
+        match self {
+            Self::Only(path) => Some(path.clone()).into_iter().filter(|path| path.is_dir()).collect(),
+            Self::Directories(paths) => paths.clone(),
+        }
+    }
+
     /// Shows each file's text, in order, or why it cannot be read for that user.
     pub(super) fn visit(&self, user: u32, mut each: impl FnMut(&Path, Result<String, Problem>)) {
         match self {
