@@ -269,9 +269,9 @@ fn lintian_finds_nothing_wrong() {
 
 #[test]
 fn the_script_tells_how_it_is_used() {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/build");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/package");
     for word in ["--help", "-h"] {
-        let said = Command::new(&script).arg(word).output().expect("start packaging/build");
+        let said = Command::new(&script).arg(word).output().expect("start .ci/package");
         let help = String::from_utf8_lossy(&said.stdout);
         assert!(said.status.success() && said.stderr.is_empty(), "{said:?}");
         assert!(help.starts_with("Builds the Debian package") && help.contains("\n  --output DIR "), "{help}");
