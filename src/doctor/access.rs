@@ -50,12 +50,11 @@ pub(super) fn examine(state: &Path, is_shared: bool, findings: &mut Findings) {
     if closed.count > 0 {
         let user = rustix::process::geteuid().as_raw();
         let dir = state.display();
-        let open = match is_shared {
-            true => format!(
-                "chgrp -R {} {dir} && chmod -R u+rwX,g+rwX {dir}; and user {user} must be in that group",
-                root.gid()
-            ),
-            false => format!("chmod -R u+rwX {dir}"),
+        let open = if is_shared {
+            let gid = root.gid();
+            format!("chgrp -R {gid} {dir} && chmod -R u+rwX,g+rwX {dir}; and user {user} must be in that group")
+        } else {
+            format!("chmod -R u+rwX {dir}")
         };
         let message = format!(
             "{} not writable for user {user}, so whatever needs it fails; run as its owner, or as root: {open}",

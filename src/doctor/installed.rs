@@ -44,7 +44,7 @@ impl Installed {
         if let Some(state) = state.filter(|state| own.as_deref() != Some(state)) {
             add("--state-dir", state);
         }
-        let is_hardened = self.is_systemd && self.units(start).is_some_and(|units| is_hardened(machine, &units, job));
+        let is_hardened = self.is_systemd && units(start).is_some_and(|units| is_hardened(machine, &units, job));
         format!("`{command}{}`", if is_hardened { " --hardened" } else { "" })
     }
 
@@ -58,11 +58,6 @@ impl Installed {
             Scope::User => (String::new(), ""),
         };
         format!("{before}triplock {what} {scheduler} {job}{after}")
-    }
-
-    /// The directory of the units.
-    fn units(&self, start: &Start) -> Option<PathBuf> {
-        start.at.path.parent()?.parent().map(Path::to_owned)
     }
 
     /// What is wrong with it.
@@ -104,7 +99,7 @@ impl Installed {
     /// What is to be there and is not, or the other way round.
     fn differs(&self, machine: &Machine, start: &Start, definition: &Definition, times: &Times) -> Option<String> {
         let Subject::Run { config, .. } = &start.asked.subject else { return None };
-        let units = self.units(start).filter(|_| self.is_systemd);
+        let units = units(start).filter(|_| self.is_systemd);
         let ground = Ground {
             definition,
             program: start.program.clone().into(),
@@ -127,6 +122,11 @@ impl Installed {
             difference(install::body(&there), wanted.as_deref().map_or("", install::body))
         })
     }
+}
+
+/// The directory of the units.
+fn units(start: &Start) -> Option<PathBuf> {
+    start.at.path.parent()?.parent().map(Path::to_owned)
 }
 
 /// The first line of one that the other has not.
