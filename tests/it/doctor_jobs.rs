@@ -120,7 +120,7 @@ fn what_a_jobs_user_cannot_reach_is_a_problem() {
 }
 
 /// A machine with what `install` would write there, and the job file.
-fn installed(words: &[&str], text: &str) -> Option<(Tree, String)> {
+fn installed(words: &[&str], text: &str) -> (Tree, String) {
     let tree = Tree::new();
     let file = tree.sandbox.defines(text);
     let (program, file) = (TRIPLOCK, file.to_str().unwrap().to_owned());
@@ -132,7 +132,7 @@ fn installed(words: &[&str], text: &str) -> Option<(Tree, String)> {
         let path = if path.starts_with('/') { path } else { "/var/spool/cron/crontabs/root" };
         tree.write(path, written["text"].as_str().unwrap().as_bytes());
     }
-    Some((tree, file))
+    (tree, file)
 }
 
 #[test]
@@ -141,14 +141,14 @@ fn an_installation_that_is_not_what_the_job_file_says_is_named() {
     if !may_be_the_machine(test) {
         return;
     }
-    let text = "[jobs.nightly]\ncommand = 'true'\ncron = ['15 3 * * *', '@weekly']\non_calendar = '*-*-* 03:15 UTC'\n";
+    let jobs = "[jobs.nightly]\ncommand = 'true'\ncron = ['15 3 * * *', '@weekly']\non_calendar = '*-*-* 03:15 UTC'\n";
     let mut ways = vec![&["cron", "nightly"][..], &["cron", "nightly", "--user"]];
     if machine::has(test, &["systemd-analyze"]) {
         ways.push(&["systemd", "nightly"]);
         ways.push(&["systemd", "nightly", "--hardened"]);
     }
     for words in ways {
-        let (tree, file) = installed(words, text).unwrap();
+        let (tree, file) = installed(words, jobs);
         let found = tree.examined();
         let stale = |found: &Found| {
             let of = |problem: &&Value| problem["problem"] == "stale_installation";
@@ -158,7 +158,7 @@ fn an_installation_that_is_not_what_the_job_file_says_is_named() {
         };
         assert!(found.looked_at["scheduled"] != 0 && stale(&found).is_empty(), "{words:?}: {found:#?}");
         let with = |from: &str, to: &str| {
-            tree.write(&file, text.replace(from, to).as_bytes());
+            tree.write(&file, jobs.replace(from, to).as_bytes());
             stale(&tree.examined())
         };
         let again = format!("`triplock install {} {} --config {file}", words[0], words[1..].join(" "));
@@ -198,7 +198,7 @@ fn what_install_wrote_is_installed_again_and_not_edited() {
         return;
     }
     let text = "[jobs.nightly]\ncommand = 'dump --all'\ncron = '15 3 * * *'\n";
-    let (tree, file) = installed(&["cron", "nightly"], text).unwrap();
+    let (tree, file) = installed(&["cron", "nightly"], text);
     let tree = tree.program("/opt/bin/dump");
     tree.has("program_not_found", &["write the program's whole path in the job file"]);
     let message = tree.examined().problems[0]["message"].as_str().unwrap().to_owned();
