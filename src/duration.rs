@@ -8,7 +8,10 @@ const DAY: u64 = 86_400;
 
 /// A duration: seconds with decimals, or a number with a unit.
 pub(crate) fn parse(given: &str) -> Result<Duration, String> {
-    let wrong = || "give seconds (0.3) or a number with a unit (90s 5m 1h 1d)".to_owned();
+    let wrong = || {
+        let wanted = "give seconds (0.3) or a number with a unit (90s 5m 1h 1d)";
+        if given.is_empty() { wanted.to_owned() } else { format!("{given:?}: {wanted}") }
+    };
     let (number, unit) = match given.strip_suffix(['s', 'm', 'h', 'd']) {
         Some(number) => (number, &given[number.len()..]),
         None => (given, "s"),
@@ -50,8 +53,10 @@ mod tests {
         assert_eq!(parse("0.3"), Ok(Duration::from_millis(300)));
         assert_eq!(parse("5m"), Ok(Duration::from_secs(300)));
         assert_eq!(parse("36525d"), Ok(MOST));
-        for bad in ["", "s", "-1", "1e3", "1w", "inf", "5 m", "1.2.3", "ß", "--1", "."] {
-            assert!(parse(bad).is_err(), "{bad}");
+        assert!(parse("").unwrap_err().starts_with("give seconds"), "nothing was given that could be shown");
+        for bad in ["s", "1e3", "1w", "2h30m", "inf", "5 m", "1.2.3", "ß", "--1", "."] {
+            let why = parse(bad).unwrap_err();
+            assert!(why.starts_with(&format!("\"{bad}\": give seconds")), "{bad}: {why}");
         }
     }
 

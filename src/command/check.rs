@@ -12,7 +12,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
-use super::{history::no_such_job, state_path, text};
+use super::{state_path, text, unknown::no_such_job};
 use crate::{
     check::{Check, Figures, Finding, Judgement, LastFailure, Limits, State},
     cli::{self, Global},

@@ -10,7 +10,9 @@ use chrono::{DateTime, Utc};
 use super::{
     state_path,
     table::{Cell, Paint, Table},
-    text, written,
+    text,
+    unknown::{NeverRun, judge, never_run},
+    written,
 };
 use crate::{
     cli,
@@ -28,8 +30,13 @@ pub(super) fn history(output: &Output, global: &cli::Global, args: &cli::History
     let state = StateDir::open_existing(&state_path(global)?, global.allow_network_fs)?;
     let dir = state.as_ref().map(JobFiles::directory).transpose()?.flatten();
     let jobs = match (&args.job, dir) {
-        (Some(job), Some(dir)) => vec![existing(&dir, job)?],
-        (Some(job), None) => return Err(no_such_job(job, &[]).into()),
+        (Some(job), dir) => match of_one(dir.as_ref(), job)? {
+            Some(files) => vec![files],
+            None => {
+                output.message(&never_run(job));
+                return Ok(ExitCode::Success);
+            }
+        },
         (None, Some(dir)) => JobFiles::all(&dir)?.into_iter().map(|(files, _)| files).collect(),
         (None, None) => Vec::new(),
     };
@@ -57,25 +64,15 @@ pub(super) fn history(output: &Output, global: &cli::Global, args: &cli::History
     Ok(written(printed.and_then(|()| to.flush()), code)?)
 }
 
-/// The files of a job that has some.
-pub(super) fn existing(dir: &Arc<Dir>, job: &Name) -> Result<JobFiles> {
+/// The files of a job; none when it has not run yet.
+fn of_one(dir: Option<&Arc<Dir>>, job: &Name) -> Result<Option<JobFiles>> {
+    let Some(dir) = dir else { return judge(job, &[]).map(|NeverRun| None) };
     let files = JobFiles::new(Arc::clone(dir), job.clone());
     if files.exist()? {
-        return Ok(files);
+        return Ok(Some(files));
     }
     let others: Vec<_> = JobFiles::all(dir)?.into_iter().map(|(files, _)| files.job).collect();
-    Err(no_such_job(job, &others))
-}
-
-/// The error, with the name that was meant, or may have been.
-pub(super) fn no_such_job(job: &Name, others: &[Name]) -> Error {
-    let likeness = |other: &&Name| strsim::jaro_winkler(job.as_str(), other.as_str());
-    let near = others.iter().filter(|other| likeness(other) > 0.8);
-    let why = match near.max_by(|a, b| likeness(a).total_cmp(&likeness(b))) {
-        Some(near) => format!("did you mean {near}?"),
-        None => "`triplock status` shows those that ran".to_owned(),
-    };
-    Error::NoSuchJob { job: job.clone(), why }
+    judge(job, &others).map(|NeverRun| None)
 }
 
 fn nothing(args: &cli::History) -> String {

@@ -7,7 +7,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::{state_path, written};
+use super::{state_path, unknown, written};
 use crate::{
     cli::{self, Global},
     dir::StateDir,
@@ -40,11 +40,21 @@ pub(super) fn logs(output: &Output, global: &Global, args: &cli::Logs) -> Result
 }
 
 fn find(global: &Global, job: &Name) -> Result<(JobFiles, Logs)> {
-    let none = || without_log(job, None, &[]);
-    let state = StateDir::open_existing(&state_path(global)?, global.allow_network_fs)?.ok_or_else(none)?;
-    let jobs = JobFiles::directory(&state)?.ok_or_else(none)?;
-    let logs = Logs::open(&jobs, job)?.ok_or_else(none)?;
-    Ok((JobFiles::new(jobs, job.clone()), logs))
+    let state = StateDir::open_existing(&state_path(global)?, global.allow_network_fs)?;
+    let jobs = state.as_ref().map(JobFiles::directory).transpose()?.flatten();
+    let mut has_run = false;
+    if let Some(jobs) = jobs {
+        let logs = Logs::open(&jobs, job)?;
+        let files = JobFiles::new(jobs, job.clone());
+        if let Some(logs) = logs {
+            return Ok((files, logs));
+        }
+        has_run = files.exist()?;
+    }
+    if !has_run && unknown::judge(job, &[]).is_ok() {
+        return Err(Error::NoSuchLog { job: job.clone(), run: None, why: unknown::NOT_YET.to_owned() });
+    }
+    Err(without_log(job, None, &[]))
 }
 
 fn choose(job: &Name, logs: &Logs, run: Option<RunId>) -> Result<RunId> {

@@ -16,6 +16,7 @@ mod status;
 mod table;
 mod text;
 mod trip;
+mod unknown;
 mod update;
 mod why;
 

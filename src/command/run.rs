@@ -1,6 +1,6 @@
 //! `run` and `stop`.
 
-use super::{hint, state_path};
+use super::{hint, state_path, unknown};
 use crate::{
     cli::{self, Global},
     dir::{Environment, StateDir},
@@ -95,19 +95,26 @@ fn tell(output: &Output, args: &cli::Run, done: &Done) {
 
 /// `stop`.
 pub(super) fn stop(output: &Output, global: &Global, args: &cli::Stop) -> anyhow::Result<ExitCode> {
-    let unknown =
-        || Error::NoSuchJob { job: args.job.clone(), why: "`triplock status` shows those there are".to_owned() };
-    let state = StateDir::open_existing(&state_path(global)?, global.allow_network_fs)?.ok_or_else(unknown)?;
-    let StopCount { ended, elsewhere } = job::stop(&StopJob { state: &state, job: &args.job, grace: args.kill_after })?;
-    if ended == 0 || elsewhere.is_some() {
+    let state = StateDir::open_existing(&state_path(global)?, global.allow_network_fs)?;
+    let stopped = match &state {
+        Some(state) => job::stop(&StopJob { state, job: &args.job, grace: args.kill_after })?,
+        None => None,
+    };
+    let nothing = |why: &str| format!("{}: nothing to stop: {why}", args.job);
+    let message = match stopped {
+        None => {
+            let unknown::NeverRun = unknown::judge(&args.job, &[])?;
+            Some(nothing(unknown::NOT_YET))
+        }
+        Some(StopCount { elsewhere: Some(pid), .. }) => {
+            Some(format!("{}: runs under `flock --job`, which stop does not end; end its process, pid {pid}", args.job))
+        }
+        Some(StopCount { ended: 0, .. }) => Some(nothing("it is not running")),
+        Some(_) => None,
+    };
+    if let Some(message) = message {
         let mut details = serde_json::Map::new();
         details.insert("job".to_owned(), args.job.as_str().into());
-        let message = match elsewhere {
-            Some(pid) => {
-                format!("{}: runs under `flock --job`, which stop does not end; end its process, pid {pid}", args.job)
-            }
-            None => format!("{}: nothing to stop: it is not running", args.job),
-        };
         output.failure(&Failure { error: "not_running", message, exit_code: ExitCode::Refused.code(), details });
         return Ok(ExitCode::Refused);
     }

@@ -6,21 +6,20 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::{
-    history::{no_such_job, painted},
+    history::painted,
     state_path, store_in,
     table::{Cell, Paint, Table},
-    text, written,
+    text,
+    unknown::{defined, no_such_job},
+    written,
 };
 use crate::{
     cli,
     clock::{Clock as _, SystemClock},
-    dir::{Environment, FileId, StateDir},
+    dir::{FileId, StateDir},
     error::Error,
     exit::ExitCode,
-    job::{
-        Counts, JobFiles, Last, Look, Outcome, Presence, Request, RunId, Running, Slot, Totals, definition::Sources,
-        optional_time,
-    },
+    job::{Counts, JobFiles, Last, Look, Outcome, Presence, Request, RunId, Running, Slot, Totals, optional_time},
     lock::Fence,
     name::Name,
     output::{Output, report},
@@ -145,13 +144,6 @@ pub(super) fn status(output: &Output, global: &cli::Global, name: Option<&Name>)
     let mut to = io::BufWriter::new(io::stdout().lock());
     let printed = print(output, &mut to, &jobs, &shown);
     Ok(written(printed.and_then(|()| to.flush()), code)?)
-}
-
-/// The jobs that files define. (What is wrong with a file is `doctor`'s to say.)
-fn defined() -> Vec<Name> {
-    let sources = Sources::new(None, &Environment::current());
-    let definitions = sources.map(|sources| sources.all().definitions).unwrap_or_default();
-    definitions.into_iter().map(|definition| definition.name).collect()
 }
 
 fn print(output: &Output, to: &mut impl io::Write, jobs: &[JobStatus], trips: &[TripStatus]) -> io::Result<()> {

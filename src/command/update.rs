@@ -8,6 +8,7 @@ use crate::{
     exit::ExitCode,
     lock::{Holder, Wait},
     output::{self, Failure, Output},
+    process,
     stderr::{self, Priority},
     update::{FilterEnd, Update, Updated},
 };
@@ -55,7 +56,7 @@ pub(super) fn update(output: &Output, global: &Global, args: cli::Update) -> u8 
         }
         Ok(Updated::Failed(FilterEnd::NotFound)) => {
             let code = ExitCode::NoSuchCommand.code();
-            say("no_such_command", code, format!("no such command: {}", command()), None)
+            say("no_such_command", code, format!("{}: {}", command(), process::why_missing(&update.filter)), None)
         }
         Ok(Updated::Failed(end)) => {
             output.message(&format!("{shown} is unchanged: the filter {end}"));

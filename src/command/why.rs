@@ -8,7 +8,14 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
-use super::{history::no_such_job, state_path, status::command, table::Table, text, written};
+use super::{
+    state_path,
+    status::command,
+    table::Table,
+    text,
+    unknown::{NeverRun, judge, never_run},
+    written,
+};
 use crate::{
     cli,
     clock::{Clock as _, SystemClock},
@@ -64,23 +71,26 @@ struct Process {
 /// Prints every lock of that name.
 pub(super) fn why(output: &Output, global: &cli::Global, name: &Name) -> anyhow::Result<ExitCode> {
     let state = StateDir::open_existing(&state_path(global)?, global.allow_network_fs)?;
-    let Some(state) = state else { return Err(no_such_job(name, &[]).into()) };
     let mut found = Vec::new();
     let mut known = Vec::new();
-    if let Some(dir) = JobFiles::directory(&state)? {
+    if let Some(dir) = state.as_ref().map(JobFiles::directory).transpose()?.flatten() {
         known = JobFiles::all(&dir)?.into_iter().map(|(files, _)| files.job).collect();
         if known.contains(name) {
             of_job(&JobFiles::new(dir, name.clone()), &mut found)?;
         }
     }
     for (kind, directory) in [("trip", "trips"), ("lock", "locks")] {
-        let Some(dir) = state.subdirectory(directory)? else { continue };
+        let Some(dir) = state.as_ref().map(|state| state.subdirectory(directory)).transpose()?.flatten() else {
+            continue;
+        };
         if let Some(lock) = of_lock(kind, &dir, name)? {
             found.push(lock);
         }
     }
     if found.is_empty() {
-        return Err(no_such_job(name, &known).into());
+        let NeverRun = judge(name, &known)?;
+        output.message(&never_run(name));
+        found.push(Why::of_nothing(name));
     }
     let mut to = io::BufWriter::new(io::stdout().lock());
     let mut print = || {
@@ -196,6 +206,12 @@ impl Process {
 }
 
 impl Why {
+    /// Of a job that has no lock file yet.
+    fn of_nothing(job: &Name) -> Self {
+        let (lock, slot, run, since, processes) = (None, None, None, None, Vec::new());
+        Self { kind: "job", name: job.clone(), lock, slot, state: "free", run, since, processes }
+    }
+
     fn print(&self, to: &mut impl io::Write, in_color: bool) -> io::Result<()> {
         let mut head = format!("{} {}", self.kind, self.name);
         if let Some(slot) = self.slot {

@@ -51,10 +51,8 @@ pub(super) fn examine(state: &Path, is_shared: bool, findings: &mut Findings) {
         let user = rustix::process::geteuid().as_raw();
         let dir = state.display();
         let open = if is_shared {
-            format!(
-                "chgrp -R {} {dir} && chmod -R u+rwX,g+rwX {dir}; and user {user} must be in that group",
-                root.gid()
-            )
+            let gid = root.gid();
+            format!("chgrp -R {gid} {dir} && chmod -R u+rwX,g+rwX {dir}; and user {user} must be in that group")
         } else {
             format!("chmod -R u+rwX {dir}")
         };

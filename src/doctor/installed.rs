@@ -44,7 +44,7 @@ impl Installed {
         if let Some(state) = state.filter(|state| own.as_deref() != Some(state)) {
             add("--state-dir", state);
         }
-        let is_hardened = self.is_systemd && units_of(start).is_some_and(|units| is_hardened(machine, &units, job));
+        let is_hardened = self.is_systemd && units(start).is_some_and(|units| is_hardened(machine, &units, job));
         format!("`{command}{}`", if is_hardened { " --hardened" } else { "" })
     }
 
@@ -99,7 +99,7 @@ impl Installed {
     /// What is to be there and is not, or the other way round.
     fn differs(&self, machine: &Machine, start: &Start, definition: &Definition, times: &Times) -> Option<String> {
         let Subject::Run { config, .. } = &start.asked.subject else { return None };
-        let units = units_of(start).filter(|_| self.is_systemd);
+        let units = units(start).filter(|_| self.is_systemd);
         let ground = Ground {
             definition,
             program: start.program.clone().into(),
@@ -124,6 +124,11 @@ impl Installed {
     }
 }
 
+/// The directory of the units.
+fn units(start: &Start) -> Option<PathBuf> {
+    start.at.path.parent()?.parent().map(Path::to_owned)
+}
+
 /// The first line of one that the other has not.
 fn difference(there: &str, wanted: &str) -> Option<String> {
     let lacks = |text: &str, line: &str| !text.lines().any(|other| other == line);
@@ -132,11 +137,6 @@ fn difference(there: &str, wanted: &str) -> Option<String> {
         Some(line) => Some(format!("there is no line `{}`", shown(line))),
         None => there.lines().find(|line| lacks(wanted, line)).map(|line| format!("`{}` is gone", shown(line))),
     }
-}
-
-/// The directory of the units.
-fn units_of(start: &Start) -> Option<PathBuf> {
-    start.at.path.parent()?.parent().map(Path::to_owned)
 }
 
 fn is_hardened(machine: &Machine, units: &Path, job: &Name) -> bool {

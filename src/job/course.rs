@@ -274,7 +274,9 @@ impl Course<'_> {
     fn spawn_failed(&self, error: &SpawnError, start: DateTime<Utc>) -> Verdict {
         let command = self.command.first().map(|word| word.to_string_lossy()).unwrap_or_default();
         let (code, why) = match error {
-            SpawnError::NotFound(_) => (ExitCode::NoSuchCommand, format!("{command}: there is no such command")),
+            SpawnError::NotFound(_) => {
+                (ExitCode::NoSuchCommand, format!("{command}: {}", process::why_missing(self.command)))
+            }
             SpawnError::NotExecutable(e) => (ExitCode::NotExecutable, format!("{command}: cannot be executed: {e}")),
             SpawnError::Failed(e) => (ExitCode::NotRun, format!("{command}: cannot be started: {e}")),
         };

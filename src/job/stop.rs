@@ -329,17 +329,15 @@ pub(crate) struct StopCount {
     pub(crate) elsewhere: Option<u32>,
 }
 
-/// Ends every run of a job, without a successor.
+/// Ends every run of a job, without a successor. `None`: the job has never run.
 ///
 /// # Errors
-/// `NoSuchJob`; `Denied` when a process that keeps the lock is somebody else's.
-pub(crate) fn stop(what: &StopJob) -> Result<StopCount> {
-    let unknown =
-        || Error::NoSuchJob { job: what.job.clone(), why: "`triplock status` shows those there are".to_owned() };
-    let dir = JobFiles::directory(what.state)?.ok_or_else(unknown)?;
+/// `Denied` when a process that keeps the lock is somebody else's.
+pub(crate) fn stop(what: &StopJob) -> Result<Option<StopCount>> {
+    let Some(dir) = JobFiles::directory(what.state)? else { return Ok(None) };
     let files = JobFiles::new(dir, what.job.clone());
     if !files.exist()? {
-        return Err(unknown());
+        return Ok(None);
     }
     let ledger = JobLedger::new(files.clone(), Arc::new(Identity::current()), Arc::new(SystemClock));
     let locks = ledger.locks();
@@ -355,5 +353,5 @@ pub(crate) fn stop(what: &StopJob) -> Result<StopCount> {
         let found = keepers(FileId { device, inode }).map_err(|e| Error::io("read", "/proc", e))?;
         elsewhere = elsewhere.or(found.keepers.first().map(|keeper| keeper.pid));
     }
-    Ok(StopCount { ended, elsewhere })
+    Ok(Some(StopCount { ended, elsewhere }))
 }

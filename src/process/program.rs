@@ -5,6 +5,7 @@ use std::{
     ffi::{OsStr, OsString, c_char},
     io,
     os::unix::ffi::OsStrExt as _,
+    path::Path,
 };
 
 use super::spawn::SpawnError;
@@ -71,6 +72,12 @@ impl Strings {
         self.bytes.extend(parts.iter().copied().flatten());
         self.bytes.push(0);
         Ok(())
+    }
+
+    /// Each of them as a path.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &Path> + '_ {
+        let of = |start: &usize| self.bytes[*start..].split(|byte| *byte == 0).next().unwrap_or_default();
+        self.starts.iter().map(move |start| Path::new(OsStr::from_bytes(of(start))))
     }
 
     /// Pointers to all of them; valid until the next `push` or the end of this.

@@ -283,7 +283,7 @@ fn fill(dir: &Path) {
     let mail = dir.join("mail");
     // A mail is there once it is whole.
     let sendmail = format!(
-        "#!/bin/sh\nmail=$(mktemp {0}/XXXXXX) || exit 75\n{{ echo \"$*\"; cat; }} >\"$mail\" && mv \"$mail\" \"$mail.mail\"\n",
+        "#!/bin/sh\nmail=$(mktemp -p {0}) || exit 75\n{{ echo \"$*\"; cat; }} >\"$mail\" && mv \"$mail\" \"$mail.mail\"\n",
         mail.display()
     );
     fs::write(dir.join("sendmail"), sendmail).expect("write sendmail");

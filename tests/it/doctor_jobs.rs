@@ -15,7 +15,7 @@ use crate::{
 /// What `doctor` finds with that job file, or directory of them.
 fn of_file(tree: &Tree, text: &str) -> Found {
     let file = tree.sandbox.path("own.toml");
-    fs::write(&file, text);
+    fs::write(&file, text).unwrap();
     mode(&file, 0o644);
     Found::of(tree.doctor().arg("--config").arg(&file).run())
 }

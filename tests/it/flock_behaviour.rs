@@ -5,7 +5,7 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     io::Read as _,
-    os::unix::process::{CommandExt as _, ExitStatusExt as _},
+    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -14,6 +14,7 @@ use std::{
 use rustix::process::{Pid, Signal};
 
 use crate::{
+    dispositions,
     flock_drop_in::both,
     sandbox::{Sandbox, TRIPLOCK, eventually, waiters},
 };
@@ -200,8 +201,8 @@ fn a_broken_pipe_does_not_keep_the_command_from_running() {
         let place = Place::new(flock);
         let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         drop(reader);
-        let mut command = place.command(flock);
-        command.arg0("flock").args(["--verbose", "F", "touch", "ran"]).stdout(writer);
+        let mut command = place.flock();
+        command.args(["--verbose", "F", "touch", "ran"]).stdout(writer);
         command.output().unwrap();
         assert!(place.sandbox.path("ran").exists(), "{}", flock.display());
     }
@@ -232,17 +233,16 @@ enum Kind {
 /// A directory with one of the two programs as its `flock`.
 struct Place {
     sandbox: Sandbox,
-    flock: &'static Path,
 }
 
 impl Place {
-    fn new(flock: &'static Path) -> Self {
+    fn new(flock: &Path) -> Self {
         let sandbox = Sandbox::new();
         fs::create_dir(sandbox.path("bin")).unwrap();
         if flock.is_absolute() {
             std::os::unix::fs::symlink(flock, sandbox.path("bin/flock")).unwrap();
         }
-        Self { sandbox, flock }
+        Self { sandbox }
     }
 
     fn file(&self) -> PathBuf {
@@ -270,7 +270,7 @@ impl Place {
     }
 
     fn command(&self, program: &Path) -> Command {
-        let mut command = Command::new(program);
+        let mut command = dispositions::command(program);
         command.current_dir(self.sandbox.path("")).stdin(Stdio::null()).env_remove("LD_LIBRARY_PATH");
         let path = std::env::var_os("PATH").unwrap_or_default();
         let bin = [self.sandbox.path("bin")].into_iter().chain(std::env::split_paths(&path));
@@ -278,14 +278,19 @@ impl Place {
         command
     }
 
+    /// It by the name under which this place has it, whichever of the two it is.
+    fn flock(&self) -> Command {
+        self.command(Path::new("flock"))
+    }
+
     /// Calls it.
     fn call<W: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = W>) -> Ended {
-        Ended(self.command(self.flock).arg0("flock").args(words).output().unwrap())
+        Ended(self.flock().args(words).output().unwrap())
     }
 
     fn start<W: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = W>) -> Started {
-        let mut command = self.command(self.flock);
-        command.arg0("flock").args(words).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut command = self.flock();
+        command.args(words).stdout(Stdio::piped()).stderr(Stdio::piped());
         Started(command.spawn().unwrap())
     }
 

@@ -171,6 +171,12 @@ pub(crate) fn state(pid: u32) -> Option<char> {
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
+/// What that process has started itself and still runs.
+pub(crate) fn children(pid: u32) -> Vec<u32> {
+    let listed = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    listed.split_whitespace().map(|child| child.parse().expect("a process id")).collect()
+}
+
 pub(crate) fn is_alive(pid: u32) -> bool {
     !matches!(state(pid), None | Some('Z' | 'X'))
 }
@@ -198,45 +204,56 @@ pub(crate) fn command_line(pid: u32) -> String {
 impl Sandbox {
     /// Sends it to a process that a job has started, if that is still there.
     pub(crate) fn send(&self, pid: u32, signal: Signal) {
-        send(self.state_dir(), pid, signal);
+        send(pid, signal, |pid| has_mark(self.state_dir(), pid));
     }
 }
 
-fn send(state: &Path, pid: u32, signal: Signal) {
+fn send(pid: u32, signal: Signal, is_meant: impl Fn(u32) -> bool) {
     let handle = i32::try_from(pid)
         .ok()
         .and_then(Pid::from_raw)
         .map(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()));
     let Some(Ok(handle)) = handle else { return };
     // Looked at once the handle means it: the number may have passed to a stranger before.
-    if has_mark(state, pid) {
+    if is_meant(pid) {
         // It may have ended meanwhile.
         let _ = rustix::process::pidfd_send_signal(&handle, signal);
     }
 }
 
-/// Ends whatever the jobs of that state directory have left running.
+/// Ends whatever the jobs of that state directory have left running, and whoever was told on its command line to use it:
+/// a triplock whose tracer or wrapper was killed lives on, and would sit out its waits without anybody.
 pub(crate) fn end_all(state: &Path) {
     // (A sandbox without jobs has nothing to look for.)
     if !state.join("jobs").exists() {
         return;
     }
     for _ in 0..1000 {
-        let left = processes_of(state);
+        let left = processes_that(|pid| belongs_to(state, pid));
         if left.is_empty() {
             return;
         }
         for pid in left {
-            send(state, pid, Signal::KILL);
+            send(pid, Signal::KILL, |pid| belongs_to(state, pid));
         }
         std::thread::sleep(Duration::from_millis(1));
     }
 }
 
 fn processes_of(state: &Path) -> BTreeSet<u32> {
+    processes_that(|pid| has_mark(state, pid))
+}
+
+fn processes_that(is_meant: impl Fn(u32) -> bool) -> BTreeSet<u32> {
     let processes = fs::read_dir("/proc").expect("list /proc");
     let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| has_mark(state, *pid)).collect()
+    pids.filter(|pid| is_meant(*pid)).collect()
+}
+
+/// Whether a job of that state directory started it, or its command line names the directory.
+fn belongs_to(state: &Path, pid: u32) -> bool {
+    let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    arguments.split(|byte| *byte == 0).any(|argument| argument == state.as_os_str().as_bytes()) || has_mark(state, pid)
 }
 
 fn has_mark(state: &Path, pid: u32) -> bool {

@@ -131,6 +131,39 @@ fn a_job_that_never_ran_is_shown_all_the_same() {
     user.triplock(&["status", "c"]).fails(66);
 }
 
+/// What `status` lists, no other command calls unknown.
+#[test]
+fn a_job_that_never_ran_is_no_unknown_job() {
+    let user =
+        User::new().with("jobs.d/a.toml", "[jobs.nightly]\ncommand = ['true']\n[jobs.other]\ncommand = ['true']\n");
+    let said = |args: &[&str], code: i32| {
+        let finished = user.triplock(args).in_text().run();
+        finished.exits(code);
+        (finished.stdout, finished.stderr)
+    };
+    // Without a state directory, and with one.
+    for _ in 0..2 {
+        let not_yet = "triplock: nightly: it has not run yet\n".to_owned();
+        assert_eq!(said(&["history", "nightly"], 0), (String::new(), not_yet.clone()));
+        let free = "job nightly: nobody holds the lock\n".to_owned();
+        assert_eq!(said(&["status", "--why", "nightly"], 0), (free, not_yet));
+        let no_log = "triplock: no log of job nightly: it has not run yet\n".to_owned();
+        assert_eq!(said(&["logs", "nightly"], 66), (String::new(), no_log));
+        let nothing = "triplock: nightly: nothing to stop: it has not run yet\n".to_owned();
+        assert_eq!(said(&["stop", "nightly"], 4), (String::new(), nothing));
+        assert_eq!(user.triplock(&["history", "nightly"]).run().exits(0).stdout, "");
+        let why = lines(user.triplock(&["status", "--why", "nightly"]).run().exits(0));
+        assert_eq!((why.len(), &why[0]["kind"], &why[0]["state"]), (1, &"job".into(), &"free".into()), "{why:?}");
+        assert_eq!(user.triplock(&["stop", "nightly"]).fails(4)["error"], "not_running");
+        // A slip is a slip, whether what was meant has run or not.
+        for command in [&["history"][..], &["status", "--why"], &["stop"]] {
+            let error = user.triplock(&[command, &["nigthly"]].concat()).fails(66);
+            assert!(error["message"].as_str().unwrap().ends_with("did you mean nightly?"), "{error}");
+        }
+        user.triplock(&["run", "other"]).run().exits(0);
+    }
+}
+
 #[test]
 fn what_the_file_says_counts_unless_the_command_line_says_otherwise() {
     let user =

@@ -112,7 +112,11 @@ fn a_start_is_synced_before_the_pause_that_follows_it() {
     eventually("the start is synced", || {
         fs::metadata(&trace).is_ok_and(|file| file.len() > 0) && !syncs(&strace::calls(&trace)).is_empty()
     });
+    // KILL ends the tracer alone, and what it traced goes on.
+    let traced = *crate::job::children(running.id()).first().expect("strace runs it");
     drop(running);
+    drop(sandbox);
+    assert!(!crate::job::is_alive(traced), "left behind: {}", crate::job::command_line(traced));
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod completions;
 mod cron;
 mod cron_box;
 mod damage;
+mod dispositions;
 mod doctor;
 mod doctor_jobs;
 mod doctor_state;

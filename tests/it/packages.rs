@@ -258,10 +258,25 @@ fn lintian_finds_nothing_wrong() {
     if !machine::has(test, &["lintian"]) {
         return;
     }
-    let found =
-        Command::new("lintian").args(["--fail-on", "error,warning"]).arg(package).output().expect("start lintian");
+    // It leaves a file where temporary files go.
+    let litter = tempfile::tempdir().expect("make a temporary directory");
+    let mut lintian = Command::new("lintian");
+    lintian.args(["--fail-on", "error,warning"]).arg(package).env("TMPDIR", litter.path());
+    let found = lintian.output().expect("start lintian");
     let said = String::from_utf8_lossy(&found.stdout);
     assert!(found.status.success(), "{said}{}", String::from_utf8_lossy(&found.stderr));
+}
+
+#[test]
+fn the_script_tells_how_it_is_used() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/package");
+    for word in ["--help", "-h"] {
+        let said = Command::new(&script).arg(word).output().expect("start .ci/package");
+        let help = String::from_utf8_lossy(&said.stdout);
+        assert!(said.status.success() && said.stderr.is_empty(), "{said:?}");
+        assert!(help.starts_with("Builds the Debian package") && help.contains("\n  --output DIR "), "{help}");
+        assert!(!help.contains("set -eu"), "it is not the script itself: {help}");
+    }
 }
 
 #[test]

@@ -72,6 +72,10 @@ fn what_cannot_be_executed_is_told_from_what_is_not_there() {
         assert!(!sandbox.is_locked("j.lock"));
     }
     assert_eq!(sandbox.outcomes("j"), cases.map(|_| "not_started"));
+    let said = sandbox.run("j", &[], &["./bad-interpreter"]).exits(127).stderr;
+    assert!(said.contains("the interpreter that its first line names is missing: /"), "{said}");
+    let said = sandbox.run("j", &[], &["echo hi | wc -l"]).exits(127).stderr;
+    assert!(said.ends_with("there is no such command; for a line of shell, `sh -c '…'`\n"), "{said}");
     // What timeout(1) says of the same, where it has a say.
     for (command, code) in &cases[..8] {
         let peer = std::process::Command::new("timeout").args(["60", command]).current_dir(sandbox.path("")).output();

@@ -23,11 +23,11 @@ use rustix::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::turn::Turn;
 pub(crate) use crate::{
     answer::Answer,
     gate::{Gate, exclusive, waiters},
 };
+use crate::{dispositions, turn::Turn};
 
 pub(crate) const TRIPLOCK: &str = env!("CARGO_BIN_EXE_triplock");
 
@@ -293,7 +293,7 @@ impl Invocation {
     #[track_caller]
     pub(crate) fn start(self) -> Running {
         let words = self.words();
-        let mut command = Command::new(&words[0]);
+        let mut command = dispositions::command(&words[0]);
         command.args(&words[1..]).stderr(Stdio::piped());
         for inherited in ["TRIPLOCK_STATE_DIR", "TRIPLOCK_HELD", "TRIPLOCK_CONFIG", "TRIPLOCK_STORE"] {
             command.env_remove(inherited);

@@ -5,7 +5,7 @@ set -eu
 trap '' INT TERM HUP
 triplock=$1 units=$2
 
-directory=$(mktemp -d -t triplock-box-XXXXXX)
+directory=$(mktemp -d)
 group=
 clean_up() {
   if [ -n "$group" ]; then
