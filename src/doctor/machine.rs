@@ -157,16 +157,16 @@ impl Machine {
     }
 }
 
-/// Whether this process would find that program. Where that cannot be seen, it would.
+/// Whether this process would find that program. Where a path leads cannot always be seen: another user may get there.
 pub(super) fn finds_here(program: &str, path: &OsStr) -> bool {
-    let is_program = |path: &Path| match std::fs::metadata(path) {
+    let is_program = |path: &Path, unseen: bool| match std::fs::metadata(path) {
         Ok(found) => found.is_file() && found.permissions().mode() & 0o111 != 0,
-        Err(e) => e.kind() == std::io::ErrorKind::PermissionDenied,
+        Err(e) => unseen && e.kind() == std::io::ErrorKind::PermissionDenied,
     };
     if program.contains('/') {
-        return is_program(Path::new(program));
+        return is_program(Path::new(program), true);
     }
-    std::env::split_paths(path).any(|directory| is_program(&directory.join(program)))
+    std::env::split_paths(path).any(|directory| is_program(&directory.join(program), false))
 }
 
 fn users(passwd: &str) -> Vec<User> {
