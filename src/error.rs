@@ -122,6 +122,15 @@ pub enum Error {
         /// What it lies on.
         kind: String,
     },
+    /// The server of a store cannot be used.
+    Server {
+        /// Its URL, without a password.
+        server: String,
+        /// In which way.
+        trouble: ServerTrouble,
+        /// What happened, and what to do.
+        why: String,
+    },
     /// This thread holds that lock already: waiting for it would never end.
     Reentrant(Name),
     /// The lock file was replaced while its lock was held. Nothing was committed.
@@ -133,6 +142,44 @@ pub enum Error {
         /// What failed.
         why: String,
     },
+}
+
+/// In which way a server cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerTrouble {
+    /// It does not answer, or not in time.
+    Unreachable,
+    /// It does not let us in, or not do that.
+    Denied,
+    /// It is the wrong one, or set up wrongly: no such database, a replica, an older or newer schema.
+    Misconfigured,
+    /// What it holds cannot be trusted.
+    Damaged,
+    /// It refused a request that it should not refuse.
+    Failed,
+}
+
+impl ServerTrouble {
+    const fn exit_code(self) -> ExitCode {
+        match self {
+            Self::Unreachable => ExitCode::Unavailable,
+            Self::Denied => ExitCode::Permission,
+            Self::Misconfigured => ExitCode::Configuration,
+            Self::Damaged => ExitCode::Corrupt,
+            Self::Failed => ExitCode::System,
+        }
+    }
+
+    /// The stable word for it in JSON output.
+    const fn kind(self) -> &'static str {
+        match self {
+            Self::Unreachable => "server_unreachable",
+            Self::Denied => "server_denied",
+            Self::Misconfigured => "server_misconfigured",
+            Self::Damaged => "server_damaged",
+            Self::Failed => "server_failed",
+        }
+    }
 }
 
 impl Error {
@@ -174,6 +221,7 @@ impl Error {
             },
             Self::NotAppended { .. } | Self::NoScheduler(_) => ExitCode::System,
             Self::Denied { .. } => ExitCode::Permission,
+            Self::Server { trouble, .. } => trouble.exit_code(),
             Self::Reentrant(_) => ExitCode::Internal,
             Self::LockLost(_) => ExitCode::LockLost,
             Self::Uncertain { .. } => ExitCode::Uncertain,
@@ -181,7 +229,7 @@ impl Error {
     }
 
     /// Every word that [`Error::kind`] may give.
-    pub const KINDS: [&'static str; 20] = [
+    pub const KINDS: [&'static str; 25] = [
         "usage",
         "corrupt",
         "not_regular_file",
@@ -199,6 +247,11 @@ impl Error {
         "cannot_create",
         "denied",
         "untrusted_file_system",
+        "server_unreachable",
+        "server_denied",
+        "server_misconfigured",
+        "server_damaged",
+        "server_failed",
         "reentrant",
         "lock_lost",
         "uncertain",
@@ -224,6 +277,7 @@ impl Error {
             Self::CannotCreate { .. } => "cannot_create",
             Self::Denied { .. } => "denied",
             Self::UntrustedFileSystem { .. } => "untrusted_file_system",
+            Self::Server { trouble, .. } => trouble.kind(),
             Self::Reentrant(_) => "reentrant",
             Self::LockLost(_) => "lock_lost",
             Self::Uncertain { .. } => "uncertain",
@@ -283,6 +337,7 @@ impl fmt::Display for Error {
                 "{}: on {kind}, where locks of other processes may not be seen; choose a local directory, or insist with --allow-network-fs",
                 path.display()
             ),
+            Self::Server { server, why, .. } => write!(f, "{server}: {why}"),
             Self::Reentrant(name) => {
                 write!(f, "{name}: this thread holds that lock already; waiting for it would never end")
             }

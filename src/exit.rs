@@ -22,6 +22,8 @@ pub enum ExitCode {
     Corrupt = 65,
     /// No such trip, job or file.
     NotFound = 66,
+    /// The server of a store does not answer.
+    Unavailable = 69,
     /// A bug in triplock.
     Internal = 70,
     /// The operating system refused.
@@ -50,7 +52,7 @@ pub enum ExitCode {
 
 impl ExitCode {
     /// Every code, in order.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Success,
         Self::Unsafe,
         Self::Critical,
@@ -59,6 +61,7 @@ impl ExitCode {
         Self::Usage,
         Self::Corrupt,
         Self::NotFound,
+        Self::Unavailable,
         Self::Internal,
         Self::System,
         Self::CannotCreate,
@@ -91,14 +94,15 @@ impl ExitCode {
             Self::Usage => "wrong command line",
             Self::Corrupt => "corrupt state, or a batch with a bad line",
             Self::NotFound => "no such trip, job or file",
+            Self::Unavailable => "the server of a store cannot be reached",
             Self::Internal => "internal error",
             Self::System => "the operating system refused",
             Self::CannotCreate => "a file or directory cannot be created",
             Self::Uncertain => "outcome uncertain: retry with the same request id",
             Self::Busy => "busy: the lock is held, try later",
-            Self::LockLost => "the lock was lost while held; nothing was committed",
+            Self::LockLost => "the lock or lease was lost while held; nothing was committed",
             Self::Permission => "permission denied",
-            Self::Configuration => "wrong configuration, or state written by a newer triplock",
+            Self::Configuration => "wrong configuration or the wrong server, or state written by a newer triplock",
             Self::TimeLimit => "run, update: the command reached its time limit (137 if it took KILL)",
             Self::NotRun => "run, update: triplock itself failed; the command was not run",
             Self::NotExecutable => "run, update: the command cannot be executed",

@@ -62,14 +62,16 @@ mod schedule;
 mod sealed;
 pub mod state;
 mod stderr;
+mod store;
 mod update;
 
 pub use booking::{Change, Event, Refusal, Request};
 pub use dir::{Environment, StateDir};
-pub use error::{Error, Result};
+pub use error::{Error, Result, ServerTrouble};
 pub use lock::{Acquire, Wait};
 pub use name::{InvalidName, MAX_LEN, Name, RequestId, Student};
 pub use state::{Answer, LockedTrip, Store};
+pub use store::StoreUrl;
 
 /// The version of every file and every JSON object that this triplock writes; a newer one is refused.
 pub const FORMAT: u64 = 1;

@@ -34,6 +34,7 @@ use crate::{
     duration::parse as duration,
     name::{Name, RequestId, Student},
     race::{Delay, LockKind, Place},
+    store::StoreChoice,
 };
 
 /// Locks for bookings and jobs that separate processes share.
@@ -104,6 +105,11 @@ pub(crate) struct Global {
     /// `$XDG_STATE_HOME/triplock`, else ~/.local/state/triplock].
     #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) state_dir: Option<PathBuf>,
+    /// Where trips, jobs and their locks are instead, for many hosts: redis://HOST, rediss://HOST,
+    /// postgres://HOST/DATABASE; `files` is the state directory [default: `$TRIPLOCK_STORE`, else `store` of config.toml,
+    /// else `files`]. A password does not belong here: see docs/scaling.md. `race` takes several.
+    #[arg(long, global = true, value_name = "URL", value_parser = StoreChoice::from_argument)]
+    pub(crate) store: Vec<StoreChoice>,
     /// Accept a state directory on a network or unknown file system, where locks may not be seen by other hosts.
     #[arg(long, global = true)]
     pub(crate) allow_network_fs: bool,

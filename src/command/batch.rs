@@ -9,9 +9,9 @@ use std::{
 use serde::Deserialize;
 
 use super::{
-    answered, busy, store,
+    answered, busy,
     trip::{Sentence, exit_code},
-    wait,
+    trips, wait,
 };
 use crate::{
     booking::{Change, Request},
@@ -49,7 +49,7 @@ pub(super) fn book(
     request: &cli::Request,
 ) -> anyhow::Result<ExitCode> {
     let requests = read(from)?;
-    let store = store(output, global)?.ok_or_else(|| Error::NoSuchTrip(trip.clone()))?;
+    let store = trips(output, global)?.ok_or_else(|| Error::NoSuchTrip(trip.clone()))?;
     let answers = match store.submit_batch(trip, &requests, wait(request))? {
         Acquire::Granted(answers) => answers,
         Acquire::Held(holder) => return Ok(busy(output, trip, holder.as_ref())),

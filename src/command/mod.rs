@@ -33,8 +33,9 @@ use crate::{
     lock::{Holder, Wait},
     name::{Name, RequestId},
     output::{self, Failure, Output},
-    state::{CommitMode, Store},
+    state::{CommitMode, Store, Trips},
     stderr::{self, Priority},
+    store::{ServerTrips, StoreChoice, StoreUrl},
 };
 
 /// Parses the command line, does what it says, and gives the exit code.
@@ -97,15 +98,31 @@ fn state_path(global: &cli::Global) -> Result<PathBuf> {
     }
 }
 
-/// The store in that directory, if it is there.
-fn store(output: &Output, global: &cli::Global) -> Result<Option<Store>> {
+/// The server that the command line, the environment or the configuration names as the store; `None`: the state directory
+/// is the store.
+fn server(global: &cli::Global) -> Result<Option<StoreUrl>> {
+    match global.store.as_slice() {
+        [] => StoreChoice::default_of(&Environment::current()).map(StoreChoice::into_url),
+        [choice] => Ok(choice.clone().into_url()),
+        _ => Err(Error::Usage("--store is given more than once; only race takes several".to_owned())),
+    }
+}
+
+/// The trips of the store, if there is one.
+fn trips(output: &Output, global: &cli::Global) -> Result<Option<Box<dyn Trips>>> {
+    if let Some(url) = server(global)? {
+        return Ok(Some(Box::new(ServerTrips::new(url))));
+    }
     let state = StateDir::open_existing(&state_path(global)?, global.allow_network_fs)?;
-    Ok(state.map(|state| store_in(output, state)))
+    Ok(state.map(|state| Box::new(store_in(output, state)) as _))
 }
 
 /// The same, made when it is not there.
-fn make_store(output: &Output, global: &cli::Global) -> Result<Store> {
-    Ok(store_in(output, StateDir::open(&state_path(global)?, global.allow_network_fs)?))
+fn make_trips(output: &Output, global: &cli::Global) -> Result<Box<dyn Trips>> {
+    if let Some(url) = server(global)? {
+        return Ok(Box::new(ServerTrips::new(url)));
+    }
+    Ok(Box::new(store_in(output, StateDir::open(&state_path(global)?, global.allow_network_fs)?)))
 }
 
 fn store_in(output: &Output, state: StateDir) -> Store {

@@ -7,7 +7,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::{answered, busy, lower, make_store, state_path, store, written};
+use super::{answered, busy, lower, make_trips, state_path, trips, written};
 use crate::{
     booking::{Change, Event, Refusal},
     cli::{Global, Request},
@@ -28,8 +28,8 @@ pub(super) fn change(
     request: Request,
 ) -> anyhow::Result<ExitCode> {
     let store = match change {
-        Change::Add { .. } => Some(make_store(output, global)?),
-        _ => store(output, global)?,
+        Change::Add { .. } => Some(make_trips(output, global)?),
+        _ => trips(output, global)?,
     };
     let store = store.ok_or_else(|| Error::NoSuchTrip(trip.clone()))?;
     let (request, wait) = lower(change, request);
@@ -52,7 +52,7 @@ pub(super) fn change(
 
 /// `trip list`: those that can be read, and what is wrong with the others.
 pub(super) fn list(output: &Output, global: &Global) -> anyhow::Result<ExitCode> {
-    let trips = match store(output, global)? {
+    let trips = match trips(output, global)? {
         Some(store) => store.list()?,
         None => Vec::new(),
     };
@@ -74,7 +74,7 @@ pub(super) fn list(output: &Output, global: &Global) -> anyhow::Result<ExitCode>
 
 /// `trip show`.
 pub(super) fn show(output: &Output, global: &Global, trip: &Name, bookings: bool) -> anyhow::Result<ExitCode> {
-    let store = store(output, global)?.ok_or_else(|| Error::NoSuchTrip(trip.clone()))?;
+    let store = trips(output, global)?.ok_or_else(|| Error::NoSuchTrip(trip.clone()))?;
     let mut to = io::BufWriter::new(io::stdout().lock());
     let mut print = || -> crate::Result<io::Result<()>> {
         if !bookings {

@@ -22,6 +22,8 @@ use crate::{
 pub struct Environment {
     /// `$TRIPLOCK_STATE_DIR`
     pub state_dir: Option<OsString>,
+    /// `$TRIPLOCK_STORE`
+    pub store: Option<OsString>,
     /// `$XDG_STATE_HOME`
     pub xdg_state_home: Option<OsString>,
     /// `$XDG_CONFIG_HOME`
@@ -42,6 +44,7 @@ impl Environment {
         let var = |name| std::env::var_os(name).filter(|value: &OsString| !value.is_empty());
         Self {
             state_dir: var("TRIPLOCK_STATE_DIR"),
+            store: var("TRIPLOCK_STORE"),
             xdg_state_home: var("XDG_STATE_HOME"),
             xdg_config_home: var("XDG_CONFIG_HOME"),
             config: var("TRIPLOCK_CONFIG"),

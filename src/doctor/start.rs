@@ -139,6 +139,7 @@ impl Start {
         let config_home = config_home.or_else(|| self.get("HOME").map(|home| Path::new(home).join(".config")));
         Environment {
             state_dir: var("TRIPLOCK_STATE_DIR"),
+            store: var("TRIPLOCK_STORE"),
             xdg_state_home: var("XDG_STATE_HOME"),
             xdg_runtime_dir: var("XDG_RUNTIME_DIR"),
             xdg_config_home: config_home.map(|path| if path.is_absolute() { machine.at(path) } else { path }.into()),

@@ -27,16 +27,16 @@ const TYPICAL_LINE: usize = 256;
 
 /// A request with the id under which a retry finds its answer.
 #[derive(Debug, Clone)]
-pub(super) struct Prepared {
-    pub(super) change: Change,
-    pub(super) id: RequestId,
+pub(crate) struct Prepared {
+    pub(crate) change: Change,
+    pub(crate) id: RequestId,
     /// By the caller: then it may have been answered before, and a refusal is recorded.
-    pub(super) given: bool,
+    pub(crate) given: bool,
 }
 
 impl Prepared {
     /// `ids`: where an id comes from when none was given.
-    pub(super) fn new(request: &Request, ids: &mut RequestIds) -> Result<Self> {
+    pub(crate) fn new(request: &Request, ids: &mut RequestIds) -> Result<Self> {
         let (id, given) = match &request.id {
             Some(id) => (id.clone(), true),
             None => (ids.next().map_err(|e| Error::io("get randomness from", "getrandom(2)", e))?, false),
@@ -44,11 +44,11 @@ impl Prepared {
         Ok(Self { change: request.change.clone(), id, given })
     }
 
-    pub(super) fn one(request: &Request) -> Result<Self> {
+    pub(crate) fn one(request: &Request) -> Result<Self> {
         Self::new(request, &mut RequestIds::default())
     }
 
-    pub(super) fn all(requests: &[Request]) -> Result<Vec<Self>> {
+    pub(crate) fn all(requests: &[Request]) -> Result<Vec<Self>> {
         let mut ids = RequestIds::default();
         requests.iter().map(|request| Self::new(request, &mut ids)).collect()
     }

@@ -18,9 +18,12 @@ mod note;
 mod read;
 mod state_file;
 mod store;
+mod trips;
 
 pub use answer::{Answer, TripView};
 pub use commit::CommitMode;
+pub(crate) use draft::Prepared;
 pub use draft::REQUEST_IDS_KEPT;
 pub use locked::LockedTrip;
 pub use store::Store;
+pub use trips::Trips;

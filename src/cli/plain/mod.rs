@@ -57,6 +57,7 @@ impl GlobalWords {
     fn lower(self) -> Global {
         Global {
             state_dir: self.state_dir.map(Into::into),
+            store: Vec::new(),
             allow_network_fs: false,
             json: self.json,
             quiet: self.quiet,
