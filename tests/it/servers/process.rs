@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{LazyLock, Mutex, mpsc},
     thread,
@@ -134,15 +134,22 @@ impl Drop for Process {
     }
 }
 
-/// The processes that a process started itself.
+/// The processes that a process started itself. (Not every kernel has a list of them.)
 fn children(parent: u32) -> impl Iterator<Item = Pid> {
-    let list = fs::read_to_string(Path::new("/proc").join(parent.to_string()).join(format!("task/{parent}/children")));
-    let list: Vec<i32> = list.unwrap_or_default().split_whitespace().filter_map(|word| word.parse().ok()).collect();
-    list.into_iter().filter_map(Pid::from_raw)
+    let all = fs::read_dir("/proc").expect("list /proc").filter_map(Result::ok);
+    let numbers = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let is_child = move |id: &i32| stat(*id).is_some_and(|(_, of)| of == parent);
+    numbers.filter(is_child).filter_map(Pid::from_raw)
 }
 
 /// Not gone, and no orphan that nobody has reaped yet.
 fn is_alive(process: Pid) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero()));
-    stat.is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X'])))
+    stat(process.as_raw_nonzero().get()).is_some_and(|(state, _)| !matches!(state, 'Z' | 'X'))
+}
+
+/// A process's state, and whose child it is.
+fn stat(process: i32) -> Option<(char, u32)> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let mut words = stat.rsplit_once(") ")?.1.split(' ');
+    Some((words.next()?.chars().next()?, words.next()?.parse().ok()?))
 }

@@ -36,7 +36,8 @@ impl RedisPlan {
     fn new() -> Self {
         Self {
             address: "127.0.0.1".to_owned(),
-            settings: ["appendonly yes", "appendfsync always"].map(setting).to_vec(),
+            // (A primary waits five seconds for further replicas by default.)
+            settings: ["appendonly yes", "appendfsync always", "repl-diskless-sync-delay 0"].map(setting).to_vec(),
             password: None,
             certificate: None,
             under: Vec::new(),
@@ -206,7 +207,7 @@ impl Redis {
         if self.plan.certificate.is_some() {
             plan = plan.setting("tls-replication yes");
         }
-        let replica = plan.setting("repl-diskless-sync-delay 0").start();
+        let replica = plan.start();
         eventually("the replica is there", || {
             let info = replica.cli(["INFO", "replication"]);
             info.contains("master_link_status:up") && info.contains("master_sync_in_progress:0")
