@@ -42,6 +42,7 @@ pub(super) fn race(output: &Output, global: &cli::Global, args: &cli::Race) -> a
             (rows, ok, format!("\n{}", matrix_ending(ok)))
         }
         Some(lock) => {
+            race.server_of(lock)?;
             let row = step(output, &race, None, lock, args.place)?;
             let ok = row.verdict() == Verdict::Safe;
             let last = single_ending(&row);

@@ -133,11 +133,8 @@ impl Race {
         if self.seats == 0 {
             return Err(Error::Usage("a race needs at least 1 seat".to_owned()).into());
         }
-        let server = match lock.server() {
-            Some(kind) => {
-                let url = self.stores.iter().find(|url| url.kind() == kind).ok_or_else(|| needs_server(lock))?;
-                Some((url, ServerPlace::reserve(url)?))
-            }
+        let server = match self.server_of(lock)? {
+            Some(url) => Some((url, ServerPlace::reserve(url)?)),
             None => None,
         };
         let dir = tempfile::Builder::new().prefix("triplock-race-").tempdir();
@@ -180,14 +177,23 @@ impl Race {
         Ok(Report::of(self, lock, place, run))
     }
 
+    /// The server that the lock is on; `None` when it needs none.
+    ///
+    /// # Errors
+    /// `Usage`, when it needs one and none was named.
+    pub(crate) fn server_of(&self, lock: LockKind) -> Result<Option<&StoreUrl>, Error> {
+        let Some(kind) = lock.server() else { return Ok(None) };
+        let server = self.stores.iter().find(|url| url.kind() == kind);
+        server.map(Some).ok_or_else(|| needs_server(lock))
+    }
+
     /// Runs it with every lock in every place, in the order of [`LockKind::ALL`] and [`Place::ALL`], but for locks
     /// whose server is not known. Small races run at the same time, each in a directory of its own.
     ///
     /// # Errors
     /// The first failure, as [`Race::run`].
     pub fn matrix(&self) -> Result<Matrix, RaceError> {
-        let is_known =
-            |lock: &LockKind| lock.server().is_none_or(|kind| self.stores.iter().any(|url| url.kind() == kind));
+        let is_known = |lock: &LockKind| self.server_of(*lock).is_ok();
         let (run, not_run): (Vec<_>, Vec<_>) = LockKind::ALL.into_iter().partition(is_known);
         let cells = run.into_iter().flat_map(|lock| Place::ALL.map(|place| (lock, place)));
         let rows: Result<Vec<Report>, RaceError> = if self.students > Self::MAX_AT_ONCE {
