@@ -20,7 +20,7 @@ use std::time::Duration;
 
 pub(crate) use lease::{Attempt, HeldLease, Lease, LeaseView, Resource, Token};
 pub(crate) use session::{Append, LedgerHead, ServerFacts, Session};
-pub(crate) use trips::ServerTrips;
+pub use trips::ServerTrips;
 pub use url::StoreUrl;
 pub(crate) use url::{Kind, StoreChoice};
 
