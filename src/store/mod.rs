@@ -23,8 +23,8 @@ pub(crate) use connection::Connection;
 pub(crate) use lease::{Attempt, HeldLease, Lease, LeaseView, Resource, Token};
 pub(crate) use session::{Append, LedgerHead, ServerFacts, Session};
 pub(crate) use trips::ServerTrips;
-pub(crate) use url::{Kind, StoreChoice};
 pub use url::StoreUrl;
+pub(crate) use url::{Kind, StoreChoice};
 
 use crate::error::Result;
 

@@ -54,6 +54,7 @@ mod race;
 mod replace;
 mod run;
 mod sandbox;
+mod servers;
 mod service;
 mod sharing;
 mod signals;
