@@ -6,7 +6,9 @@
 //!
 //! What a server promises, and how its locks are lost, is in docs/scaling.md.
 
+mod choice;
 mod lease;
+mod secret;
 mod session;
 mod trips;
 mod url;
@@ -18,11 +20,13 @@ mod redis;
 
 use std::time::Duration;
 
+pub(crate) use choice::StoreChoice;
 pub(crate) use lease::{Attempt, HeldLease, Lease, LeaseView, Resource, Token};
+pub(crate) use secret::{Secret, without_passwords};
 pub(crate) use session::{Append, LedgerHead, ServerFacts, Session};
 pub(crate) use trips::ServerTrips;
+pub(crate) use url::Kind;
 pub use url::StoreUrl;
-pub(crate) use url::{Kind, StoreChoice};
 
 use crate::error::Result;
 
