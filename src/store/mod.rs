@@ -24,7 +24,7 @@ pub(crate) use choice::StoreChoice;
 pub(crate) use lease::{Attempt, HeldLease, Lease, LeaseView, Resource, Token};
 pub(crate) use secret::{Secret, without_passwords};
 pub(crate) use session::{Append, LedgerHead, ServerFacts, Session};
-pub(crate) use trips::ServerTrips;
+pub use trips::ServerTrips;
 pub(crate) use url::Kind;
 pub use url::StoreUrl;
 

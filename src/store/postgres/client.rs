@@ -115,7 +115,7 @@ impl Client {
     pub(super) fn wait_for(&mut self, payload: &str, at_most: Duration) -> Result<bool> {
         let until = Instant::now() + at_most;
         let heard = &self.heard;
-        let mut taken = |waker: Option<&Waker>| {
+        let taken = |waker: Option<&Waker>| {
             let mut heard = lock(heard);
             if heard.notified.len() > HEARD_AT_MOST {
                 heard.notified.clear();

@@ -18,7 +18,7 @@ use crate::{
     error::Result,
     job::{Entry, Totals},
     name::Name,
-    store::{Append, Lease, LedgerHead},
+    store::{Append, Lease, LedgerHead, Session as _},
 };
 
 /// How many entries of a job are kept.

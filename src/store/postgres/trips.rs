@@ -30,6 +30,7 @@ use super::{
     holder,
     literal::literal,
     opening::{Opened, Opening, TOTALS, totals},
+    row::{Row, Unexpected},
     schema::{self, FITS, with_tables_if_any},
     script::Script,
 };
@@ -175,7 +176,8 @@ fn list(client: &mut Client, filter: &str) -> Result<Vec<(Name, Totals)>> {
     ));
     let answers = with_tables_if_any(client, |client| script.send(client).map(Some))?;
     let rows = answers.iter().flat_map(|answers| answers.rows(place));
-    rows.map(|row| Ok((row.get(6)?, totals(row)?))).collect::<Result<_, _>>().map_err(|why| changed(client.server(), &why))
+    let trip = |row: &Row| Ok((row.get(6)?, totals(row)?));
+    rows.map(trip).collect::<Result<_, Unexpected>>().map_err(|why| changed(client.server(), &why))
 }
 
 /// As [`Session::roster`](crate::store::Session::roster): one statement, so one moment.
@@ -190,7 +192,7 @@ pub(super) fn roster(client: &mut Client, trip: &Name) -> Result<Option<Roster>>
     let read = || {
         let Some(first) = answers.row(place) else { return Ok(None) };
         let booked = answers.rows(place).iter().filter(|row| row.optional(6).is_some());
-        let booked = booked.map(|row| Ok((row.get(6)?, row.get(7)?))).collect::<Result<Vec<_>, String>>()?;
+        let booked = booked.map(|row| Ok((row.get(6)?, row.get(7)?))).collect::<Result<Vec<_>, Unexpected>>()?;
         Roster::of(totals(first)?, booked).map(Some).map_err(|why| format!("trip {trip}: {why}:"))
     };
     read().map_err(|why| changed(client.server(), &why))
