@@ -18,10 +18,10 @@ use super::{
     trips::{is_over, slice_of},
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
     lock::{Acquire, Fence, Holder, Until},
     name::Name,
-    store::{PATIENCE, StoreUrl},
+    store::{Kind, PATIENCE, StoreUrl},
 };
 
 /// A connection that can hold one lock.
@@ -32,7 +32,10 @@ pub(crate) struct RowLock {
 impl RowLock {
     /// Opens the connection.
     pub(crate) fn connect(url: &StoreUrl) -> Result<Self> {
-        open(url, PATIENCE).map(|client| Self { client })
+        match url.kind() {
+            Kind::Postgres => open(url, PATIENCE).map(|client| Self { client }),
+            Kind::Redis => Err(Error::Usage(format!("{url} has no row locks; give postgres://HOST/DATABASE"))),
+        }
     }
 
     /// Takes the lock of that name. `before_wait` is asked before each wait, and may forbid it.
@@ -82,6 +85,11 @@ impl RowLock {
         let answers = script.send(&mut self.client)?;
         let fence = answers.row(fence).ok_or_else(|| "no fence".to_owned()).and_then(|row| row.get(0));
         fence.map(Fence).map_err(Failure::Changed)
+    }
+
+    /// Whether the connection is still there.
+    pub(crate) fn answers(&mut self) -> bool {
+        self.client.script("SELECT", Duration::ZERO).is_ok()
     }
 
     /// Whether the transaction is still open; `false` also when the server does not answer.
