@@ -10,6 +10,8 @@ mod choice;
 mod lease;
 mod secret;
 mod session;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod tls;
 mod trips;
 mod url;
 

@@ -8,8 +8,11 @@
 //! A password may stand there as `USER:PASSWORD@` (not on a command line), and comes out nowhere: what prints a URL, or
 //! says what is wrong with one, quotes nothing that could be part of it.
 
+#[cfg(feature = "postgres")]
+mod for_postgres;
 mod parse;
 mod percent;
+mod shown;
 
 #[cfg(test)]
 mod properties;
@@ -17,7 +20,6 @@ mod properties;
 mod tests;
 
 use std::{
-    fmt,
     net::IpAddr,
     path::{Path, PathBuf},
     str::FromStr,
@@ -25,6 +27,10 @@ use std::{
 };
 
 use super::secret::Secret;
+use crate::{
+    error::{Error, Result},
+    install::Account,
+};
 
 /// A kind of server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,6 +145,26 @@ impl StoreUrl {
         Self { password: Some(password), ..self }
     }
 
+    /// All of it, with the password: for a process of ours, in its environment.
+    pub(crate) fn secret_text(&self) -> String {
+        shown::Whole(self).to_string()
+    }
+
+    /// PostgreSQL: who asks, and by default the name of the database: whoever runs this, as with psql.
+    ///
+    /// # Errors
+    /// `Usage`: nobody is named, and this machine has no name for who runs this.
+    pub(crate) fn postgres_user(&self) -> Result<String> {
+        if let Some(user) = &self.user {
+            return Ok(user.clone());
+        }
+        let number = rustix::process::geteuid().as_raw();
+        let account = Account::listed(&number.to_string());
+        account.map(|account| account.name).ok_or_else(|| {
+            Error::Usage(format!("{self}: names no user, and user {number} has no name here; give postgres://USER@…"))
+        })
+    }
+
     /// PostgreSQL: its name. Redis: a number.
     pub(crate) fn database(&self) -> Option<&str> {
         self.database.as_deref()
@@ -163,7 +189,7 @@ impl StoreUrl {
         self.wait_replicas
     }
 
-    /// Redis: how long they are waited for.
+    /// Redis: how long they are waited for, if the URL says so.
     pub(crate) fn wait_timeout(&self) -> Option<Duration> {
         self.wait_timeout
     }
@@ -193,59 +219,5 @@ impl FromStr for StoreUrl {
 
     fn from_str(given: &str) -> Result<Self, String> {
         parse::parse(given)
-    }
-}
-
-/// `postgres://bob@db.example.org:5432/trips`: never the password, and of the rest what tells one store from another.
-impl fmt::Display for StoreUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (unix, tcp): (Vec<_>, Vec<_>) = self.hosts.iter().partition(|host| matches!(host, Host::Unix(..)));
-        f.write_str(match (self.kind, self.encryption) {
-            (Kind::Postgres, _) => "postgres://",
-            (Kind::Redis, _) if !unix.is_empty() => "redis+unix://",
-            (Kind::Redis, Encryption::Off) => "redis://",
-            (Kind::Redis, _) => "rediss://",
-        })?;
-        if let Some(user) = &self.user {
-            percent::encode(f, user, b"")?;
-            f.write_str("@")?;
-        }
-        for (number, host) in tcp.iter().enumerate() {
-            if let Host::Tcp(name, port) = host {
-                let comma = if number == 0 { "" } else { "," };
-                let (open, close) = if name.contains(':') { ("[", "]") } else { ("", "") };
-                write!(f, "{comma}{open}{name}{close}:{port}")?;
-            }
-        }
-        let sockets = |f: &mut fmt::Formatter<'_>| {
-            for (number, host) in unix.iter().enumerate() {
-                if let Host::Unix(path, _) = host {
-                    f.write_str(if number == 0 { "" } else { "," })?;
-                    percent::encode(f, &path.to_string_lossy(), b"/")?;
-                }
-            }
-            Ok(())
-        };
-        let database = self.database.as_deref().filter(|database| self.kind == Kind::Postgres || *database != "0");
-        if self.kind == Kind::Redis && !unix.is_empty() {
-            sockets(f)?;
-            return database.map_or(Ok(()), |database| write!(f, "?db={database}"));
-        }
-        if let Some(database) = database {
-            f.write_str("/")?;
-            percent::encode(f, database, b"")?;
-        }
-        if !unix.is_empty() {
-            f.write_str(if database.is_some() { "?host=" } else { "/?host=" })?;
-            sockets(f)?;
-        }
-        Ok(())
-    }
-}
-
-/// Without the password, as [`fmt::Display`].
-impl fmt::Debug for StoreUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "StoreUrl({self})")
     }
 }

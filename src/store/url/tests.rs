@@ -34,6 +34,7 @@ fn each_form_means_a_place() {
     ] {
         let found = url(given);
         assert_eq!((&found.hosts, found.database()), (&hosts, database), "{given}");
+        assert_eq!(url(&found.secret_text()), found, "{}", found.secret_text());
     }
 }
 
@@ -70,6 +71,7 @@ fn a_url_is_shown_short_and_without_its_password() {
         let found = url(given);
         assert_eq!(found.to_string(), shown, "{given}");
         assert_eq!(format!("{found:?}"), format!("StoreUrl({shown})"));
+        assert_eq!(url(&found.secret_text()), found, "{}", found.secret_text());
         // (What is shown means the same server.)
         let again = url(shown);
         assert_eq!((again.user(), again.database().unwrap_or("0")), (found.user(), found.database().unwrap_or("0")));
@@ -101,6 +103,7 @@ fn what_leaves_the_machine_is_encrypted_and_verified_unless_somebody_insists() {
         ("rediss://h?sslmode=require", Encryption::Unverified, true),
     ] {
         let found = url(given);
+        assert_eq!(url(&found.secret_text()), found, "{}", found.secret_text());
         assert_eq!((found.encryption(), found.warning().is_some()), (encryption, warns), "{given}");
     }
     assert_eq!(url("rediss://h?sslrootcert=/ca.pem").root_certificates(), Some(Path::new("/ca.pem")));
@@ -113,6 +116,7 @@ fn the_rest_is_said_after_a_question_mark() {
     assert_eq!(url("postgres://a,b/d?target_session_attrs=any").target(), Target::Any);
     assert_eq!(url("postgres://a/d?target_session_attrs=primary").target(), Target::Primary);
     let waits = url("redis://h?wait_replicas=1&wait_timeout=0.5");
+    assert_eq!(url(&waits.secret_text()), waits);
     assert_eq!((waits.wait_replicas(), waits.wait_timeout()), (Some(1), Some(Duration::from_millis(500))));
 }
 
