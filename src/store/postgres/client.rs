@@ -20,9 +20,13 @@ use tokio::{
     runtime::{Builder, Runtime},
     task::JoinHandle,
 };
-use tokio_postgres::{AsyncMessage, Config, Connection, NoTls, SimpleQueryMessage, error::DbError};
+use tokio_postgres::{
+    AsyncMessage, Config, Connection, NoTls, SimpleQueryMessage, Socket, error::DbError, tls::MakeTlsConnect,
+};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
+    connect::Way,
     failure::{Failure, not_connected, spoken, unreachable},
     row::Row,
 };
@@ -59,15 +63,28 @@ struct Heard {
 
 impl Client {
     /// Connects. `server`: its name in errors.
-    pub(super) fn connect(config: &Config, server: String, patience: Duration) -> Result<Self> {
+    ///
+    /// # Errors
+    /// `Server`.
+    pub(super) fn connect(way: Way, server: String, patience: Duration) -> Result<Self> {
         let runtime = Builder::new_current_thread().enable_io().enable_time().build();
         let runtime = runtime.map_err(|e| Error::io("start a runtime in", "this process", e))?;
-        let heard = Arc::default();
-        let connecting = within(&runtime, patience, config.connect(NoTls));
-        let (client, connection) = match connecting {
+        let Way { config, tls } = way;
+        match tls {
+            Some(tls) => Self::over(MakeRustlsConnect::new(tls), &config, runtime, server, patience),
+            None => Self::over(NoTls, &config, runtime, server, patience),
+        }
+    }
+
+    fn over<T>(tls: T, config: &Config, runtime: Runtime, server: String, patience: Duration) -> Result<Self>
+    where
+        T: MakeTlsConnect<Socket, Stream: Send + 'static>,
+    {
+        let (client, connection) = match within(&runtime, patience, config.connect(tls)) {
             Some(connected) => connected.map_err(|e| not_connected(&server, &e))?,
             None => return Err(unreachable(&server, &format!("no connection within {} s", patience.as_secs_f64()))),
         };
+        let heard = Arc::default();
         let connection = runtime.spawn(listen(connection, Arc::clone(&heard)));
         Ok(Self { client: Some(client), connection: Some(connection), heard, runtime, server, patience })
     }
@@ -128,7 +145,11 @@ impl Client {
             heard.over.clone().map(Err)
         };
         let left = until.saturating_duration_since(Instant::now());
-        let told = within(&self.runtime, left, poll_fn(|context| taken(Some(context.waker())).map_or(Poll::Pending, Poll::Ready)));
+        let told = within(
+            &self.runtime,
+            left,
+            poll_fn(|context| taken(Some(context.waker())).map_or(Poll::Pending, Poll::Ready)),
+        );
         match told.or_else(|| taken(None)) {
             Some(Ok(told)) => Ok(told),
             Some(Err(why)) => Err(unreachable(&self.server, &why)),

@@ -1,20 +1,11 @@
 //! What a PostgreSQL promises, for `doctor`.
 
-use super::{
-    client::Client,
-    row::Row,
-    script::Script,
-};
+use super::{client::Client, row::Row, script::Script};
 use crate::{error::Result, store::ServerFacts};
 
 /// The settings, in the order of the columns.
-const SETTINGS: [&str; 5] = [
-    "server_version",
-    "fsync",
-    "synchronous_commit",
-    "full_page_writes",
-    "synchronous_standby_names",
-];
+const SETTINGS: [&str; 5] =
+    ["server_version", "fsync", "synchronous_commit", "full_page_writes", "synchronous_standby_names"];
 
 /// Reads them.
 pub(super) fn facts(client: &mut Client) -> Result<ServerFacts> {

@@ -3,7 +3,10 @@
 use tokio_postgres::error::{DbError, Severity, SqlState};
 
 use super::row::Unexpected;
-use crate::error::{Error, ServerTrouble};
+use crate::{
+    error::{Error, ServerTrouble},
+    store::tls,
+};
 
 /// A request failed.
 #[derive(Debug)]
@@ -77,7 +80,10 @@ pub(super) fn failed(server: &str, trouble: ServerTrouble, why: &str) -> Error {
 pub(super) fn not_connected(server: &str, error: &tokio_postgres::Error) -> Error {
     match error.as_db_error() {
         Some(refused) => refusal(server, refused),
-        None => unreachable(server, &format!("cannot connect: {}", spoken(error))),
+        None => match tls::trouble(error) {
+            Some(why) => failed(server, ServerTrouble::Misconfigured, &why),
+            None => unreachable(server, &format!("cannot connect: {}", spoken(error))),
+        },
     }
 }
 

@@ -139,10 +139,8 @@ pub(super) fn renew(session: &mut PostgresSession, lease: &mut Lease) -> Result<
 pub(super) fn release(session: &mut PostgresSession, lease: &Lease) -> Result<bool> {
     let client = &mut session.client;
     let mut script = Script::short_transaction(client);
-    let released = script.add(format_args!(
-        "DELETE FROM triplock.leases WHERE {} RETURNING expires > clock_timestamp()",
-        row_of(lease)
-    ));
+    let released = script
+        .add(format_args!("DELETE FROM triplock.leases WHERE {} RETURNING expires > clock_timestamp()", row_of(lease)));
     script.add(format_args!("SELECT pg_notify('{CHANNEL}', {})", literal(lease.resource.key())));
     script.add("COMMIT");
     Ok(with_tables(client, |client| script.send(client))?.row(released).is_some_and(|row| row.is_true(0)))
@@ -155,6 +153,9 @@ pub(super) fn forget(session: &mut PostgresSession, resource: &Resource) -> Resu
     script.add(format_args!("SELECT FROM triplock.resources WHERE resource = {key} FOR UPDATE"));
     script.add(format_args!("DELETE FROM triplock.leases WHERE resource = {key}"));
     script.add(format_args!("DELETE FROM triplock.resources WHERE resource = {key}"));
+    if let Resource::Named(name) = resource {
+        script.add(format_args!("DELETE FROM triplock.locks WHERE name = {}", literal(name.as_str())));
+    }
     script.add("COMMIT");
     with_tables(client, |client| script.send(client)).map(drop)
 }

@@ -49,6 +49,9 @@ mod tests {
         assert_eq!(literal("\\'"), "E'\\\\'''");
         assert_eq!(literal("a\0b"), "E'ab'");
         assert_eq!(list(["a", "b'"]), "E'a',E'b'''");
-        assert_eq!((optional(None::<&str>), number(None::<u32>), number(Some(7u32))), ("NULL".into(), "NULL".into(), "7".into()));
+        assert_eq!(
+            (optional(None::<&str>), number(None::<u32>), number(Some(7u32))),
+            ("NULL".into(), "NULL".into(), "7".into())
+        );
     }
 }

@@ -29,9 +29,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use self::{client::Client, failure::changed, row::NOW};
-use super::{
-    Append, Attempt, Lease, LeaseView, LedgerHead, Resource, ServerFacts, Session, StoreUrl,
-};
+use super::{Append, Attempt, Lease, LeaseView, LedgerHead, Resource, ServerFacts, Session, StoreUrl};
 use crate::{
     booking::{Roster, Totals},
     error::Result,
@@ -55,7 +53,7 @@ pub(super) fn connect(url: &StoreUrl, patience: Duration) -> Result<Box<dyn Sess
 }
 
 fn open(url: &StoreUrl, patience: Duration) -> Result<Client> {
-    Client::connect(&connect::config(url, patience)?, url.to_string(), patience)
+    Client::connect(connect::Way::to(url, patience)?, url.to_string(), patience)
 }
 
 impl Session for PostgresSession {

@@ -64,8 +64,8 @@ impl Opening<'_> {
             script.add(format_args!("INSERT INTO triplock.trips (trip) VALUES ({trip}) ON CONFLICT DO NOTHING"));
         }
         let no_wait = if self.wait.is_zero() { " NOWAIT" } else { "" };
-        let row = script
-            .add(format_args!("SELECT {TOTALS} FROM triplock.trips WHERE trip = {trip} FOR UPDATE{no_wait}"));
+        let row =
+            script.add(format_args!("SELECT {TOTALS} FROM triplock.trips WHERE trip = {trip} FOR UPDATE{no_wait}"));
         let time = script.add(format_args!("SELECT {NOW}, {FITS}, {DURABLE}"));
         let students: HashSet<_> = self.requests.iter().filter_map(|request| request.change.student()).collect();
         let booked = (!students.is_empty()).then(|| {

@@ -102,5 +102,4 @@ impl RowLock {
     pub(crate) fn release(&mut self) -> bool {
         self.client.script("COMMIT", Duration::ZERO).is_ok()
     }
-
 }

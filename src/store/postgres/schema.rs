@@ -31,10 +31,7 @@ const LOCK: i64 = i64::from_be_bytes(*b"triplock");
 /// # Errors
 /// As the server's failures say, and: `Misconfigured` when the tables are of a newer version, `Damaged` when somebody has
 /// changed them.
-pub(super) fn with_tables<T>(
-    client: &mut Client,
-    mut act: impl FnMut(&mut Client) -> Result<T, Failure>,
-) -> Result<T> {
+pub(super) fn with_tables<T>(client: &mut Client, mut act: impl FnMut(&mut Client) -> Result<T, Failure>) -> Result<T> {
     match act(client) {
         Err(failure) if failure.is_about_schema() => mend(client)?,
         done => return done.map_err(|failure| failure.into_error(client.server())),

@@ -2,12 +2,7 @@
 
 use std::time::Duration;
 
-use super::{
-    client::Client,
-    failure::Failure,
-    row::Row,
-    schema::FITS,
-};
+use super::{client::Client, failure::Failure, row::Row, schema::FITS};
 
 /// A column of any statement of a transaction: has its commit answered only once it is on disk (and, where the server
 /// waits for replicas, on theirs), also where a database or a user has a weaker setting.
