@@ -26,6 +26,8 @@ use std::time::Duration;
 pub(crate) use choice::StoreChoice;
 pub(crate) use connection::Connection;
 pub(crate) use lease::{Attempt, HeldLease, Lease, LeaseView, Resource, Token};
+#[cfg(feature = "postgres")]
+pub(crate) use postgres::RowLock;
 pub(crate) use secret::{Secret, without_passwords};
 pub(crate) use session::{Append, LedgerHead, ServerFacts, Session};
 pub use trips::ServerTrips;
