@@ -24,9 +24,11 @@ use std::time::Duration;
 
 pub(crate) use choice::StoreChoice;
 pub(crate) use lease::{Attempt, HeldLease, Lease, LeaseView, Resource, Token};
+#[cfg(feature = "postgres")]
+pub(crate) use postgres::RowLock;
 pub(crate) use secret::{Secret, without_passwords};
 pub(crate) use session::{Append, LedgerHead, ServerFacts, Session};
-pub(crate) use trips::ServerTrips;
+pub use trips::ServerTrips;
 pub(crate) use url::Kind;
 pub use url::StoreUrl;
 
