@@ -21,8 +21,8 @@ use std::time::Duration;
 pub(crate) use lease::{Attempt, HeldLease, Lease, LeaseView, Resource, Token};
 pub(crate) use session::{Append, LedgerHead, ServerFacts, Session};
 pub(crate) use trips::ServerTrips;
-pub(crate) use url::{Kind, StoreChoice};
 pub use url::StoreUrl;
+pub(crate) use url::{Kind, StoreChoice};
 
 use crate::error::Result;
 

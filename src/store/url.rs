@@ -52,9 +52,11 @@ impl StoreChoice {
     pub(crate) fn from_argument(given: &str) -> Result<Self, String> {
         let choice: Self = given.parse()?;
         match &choice {
-            Self::Server(url) if url.has_password() => Err("a command line is shown to everybody by ps, so no password \
+            Self::Server(url) if url.has_password() => {
+                Err("a command line is shown to everybody by ps, so no password \
                  belongs there: give the URL without it, and the password in $TRIPLOCK_STORE_PASSWORD or a file"
-                .to_owned()),
+                    .to_owned())
+            }
             _ => Ok(choice),
         }
     }
