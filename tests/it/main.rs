@@ -61,6 +61,7 @@ mod replace;
 mod run;
 mod sandbox;
 mod seat_rules;
+mod servers;
 mod service;
 mod sharing;
 mod signals;

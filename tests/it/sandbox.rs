@@ -49,6 +49,7 @@ pub(crate) struct Sandbox {
     program: PathBuf,
     state: PathBuf,
     protocol: Protocol,
+    environment: Vec<(OsString, OsString)>,
     dir: TempDir,
     _turn: Turn,
 }
@@ -69,6 +70,7 @@ impl Sandbox {
             program: TRIPLOCK.into(),
             state: dir.path().join("state"),
             protocol: Protocol::TwoLocks,
+            environment: Vec::new(),
             dir,
             _turn: turn,
         }
@@ -94,6 +96,18 @@ impl Sandbox {
 
     pub(crate) fn with_protocol(mut self, protocol: Protocol) -> Self {
         self.protocol = protocol;
+        self
+    }
+
+    /// The same with that server as its store.
+    pub(crate) fn with_store(self, url: &str) -> Self {
+        self.with_env("TRIPLOCK_STORE", url)
+    }
+
+    /// The same with a variable in the environment of its commands.
+    pub(crate) fn with_env(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.environment.retain(|(known, _)| known != name);
+        self.environment.push((name.into(), value.into()));
         self
     }
 
@@ -124,7 +138,8 @@ impl Sandbox {
     pub(crate) fn triplock<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Invocation {
         let triplock = Invocation::of(&self.program).arg("--json").arg("--state-dir").arg(&self.state);
         let invocation = args.into_iter().fold(triplock, Invocation::arg);
-        Invocation { one_lock: self.protocol == Protocol::OneLock, ..invocation }
+        let environment = self.environment.clone();
+        Invocation { one_lock: self.protocol == Protocol::OneLock, environment, ..invocation }
     }
 
     pub(crate) fn state_dir(&self) -> &Path {
@@ -206,6 +221,7 @@ pub(crate) struct Invocation {
     before: Vec<OsString>,
     args: Vec<OsString>,
     one_lock: bool,
+    environment: Vec<(OsString, OsString)>,
     directory: Option<PathBuf>,
     stdin: Option<Vec<u8>>,
     stdout: Option<Stdio>,
@@ -219,6 +235,7 @@ impl Invocation {
             before: Vec::new(),
             args: Vec::new(),
             one_lock: false,
+            environment: Vec::new(),
             directory: None,
             stdin: None,
             stdout: None,
@@ -233,6 +250,12 @@ impl Invocation {
     /// The same that answers for people.
     pub(crate) fn in_text(mut self) -> Self {
         self.args.retain(|arg| arg != "--json");
+        self
+    }
+
+    /// With a variable in its environment.
+    pub(crate) fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.into(), value.into()));
         self
     }
 
@@ -295,9 +318,19 @@ impl Invocation {
         let words = self.words();
         let mut command = dispositions::command(&words[0]);
         command.args(&words[1..]).stderr(Stdio::piped());
-        for inherited in ["TRIPLOCK_STATE_DIR", "TRIPLOCK_HELD", "TRIPLOCK_CONFIG", "TRIPLOCK_STORE"] {
+        for inherited in [
+            "TRIPLOCK_STATE_DIR",
+            "TRIPLOCK_HELD",
+            "TRIPLOCK_CONFIG",
+            "TRIPLOCK_STORE",
+            "TRIPLOCK_STORE_PASSWORD",
+            "TRIPLOCK_STORE_PASSWORD_FILE",
+            "PGPASSWORD",
+            "PGPASSFILE",
+        ] {
             command.env_remove(inherited);
         }
+        command.envs(self.environment);
         if let Some(directory) = &self.directory {
             command.current_dir(directory);
         }
