@@ -20,6 +20,19 @@ impl Default for Roster {
 }
 
 impl Roster {
+    /// A trip as a store has it.
+    ///
+    /// # Errors
+    /// How the bookings contradict the sums.
+    pub(crate) fn of(totals: Totals, bookings: impl IntoIterator<Item = (Student, u32)>) -> Result<Self, &'static str> {
+        let booked: BTreeMap<_, _> = bookings.into_iter().collect();
+        let seats = booked.values().try_fold(0u32, |sum, seats| sum.checked_add(*seats));
+        if seats != Some(totals.booked()) || booked.len() as u64 != totals.bookings {
+            return Err("its bookings do not add up to its sums");
+        }
+        Ok(Self { totals, booked })
+    }
+
     /// The sums.
     pub fn totals(&self) -> &Totals {
         &self.totals

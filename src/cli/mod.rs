@@ -288,7 +288,8 @@ pub(crate) struct Doctor {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Without --lock and --matrix: step 1, no lock, then step 2, a file lock.\n\
+#[command(after_help = "Without --lock and --matrix: step 1, no lock, then step 2, a file lock; in hosts, \
+the lock of the server that --store names.\n\
 Exit code: with --lock 0 when the result is safe, 1 when not; otherwise 0 when each race came \
 out as its lock promises, 1 when not.")]
 pub(crate) struct Race {
@@ -298,13 +299,14 @@ pub(crate) struct Race {
     /// How many seats trip 1 has.
     #[arg(long, value_name = "N", default_value = "1", value_parser = seats, allow_negative_numbers = true)]
     pub(crate) seats: u32,
-    /// Which lock each student takes before it checks.
+    /// Which lock each student takes before it checks; redis and postgres are on the server that --store or
+    /// `$TRIPLOCK_STORE` names.
     #[arg(long, value_parser = race_lock())]
     pub(crate) lock: Option<LockKind>,
-    /// What the students are.
+    /// What the students are; hosts are processes that share nothing but the store.
     #[arg(long = "in", value_name = "PLACE", default_value = "processes", value_parser = race_place())]
     pub(crate) place: Place,
-    /// Every lock in every place, as a table.
+    /// Every lock in every place, as a table; give --store once for each server.
     #[arg(long, conflicts_with_all = ["lock", "place"])]
     pub(crate) matrix: bool,
     /// How long a student waits between check and act, in milliseconds.
@@ -330,6 +332,8 @@ pub(crate) struct RaceStudent {
     pub(crate) student: u32,
     #[arg(long, value_parser = race_lock())]
     pub(crate) lock: LockKind,
+    #[arg(long)]
+    pub(crate) name: Name,
     #[arg(long)]
     pub(crate) delay_ms: u64,
     #[arg(long)]

@@ -84,8 +84,8 @@ pub fn main() -> u8 {
         }
         Command::Completions(args) => completions::completions(args.shell).map_err(Into::into),
         Command::Man(args) => man::man(&output, &args).map_err(Into::into),
-        Command::Race(args) => race::race(&output, &args),
-        Command::RaceStudent(args) => race::student(&args),
+        Command::Race(args) => race::race(&output, &global, &args),
+        Command::RaceStudent(args) => race::student(&global, &args),
     };
     done.unwrap_or_else(|error| output::report(&output, &error, || state_path(&global).ok())).code()
 }
@@ -106,6 +106,24 @@ fn server(global: &cli::Global) -> Result<Option<StoreUrl>> {
         [choice] => Ok(choice.clone().into_url()),
         _ => Err(Error::Usage("--store is given more than once; only race takes several".to_owned())),
     }
+}
+
+/// The servers that the command line, or else the environment or the configuration, names: one of each kind at most.
+fn servers(global: &cli::Global) -> Result<Vec<StoreUrl>> {
+    let choices = match global.store.as_slice() {
+        [] => vec![StoreChoice::default_of(&Environment::current())?],
+        choices => choices.to_vec(),
+    };
+    let servers: Vec<_> = choices.into_iter().filter_map(StoreChoice::into_url).collect();
+    for (at, server) in servers.iter().enumerate() {
+        if servers[..at].iter().any(|other| other.kind() == server.kind()) {
+            return Err(Error::Usage(format!(
+                "--store names two {} servers: give one of each kind",
+                server.kind().word()
+            )));
+        }
+    }
+    Ok(servers)
 }
 
 /// The trips of the store, if there is one.

@@ -13,11 +13,11 @@ use crate::{
     exit::ExitCode,
     lock::{Deferred, Wait},
     output::Output,
-    race::{LockKind, Order, Place, Race, RaceError, Report, TRIP, Table, Tale, Verdict},
+    race::{LockKind, Matrix, Order, Place, Race, RaceError, Report, TRIP, Table, Tale, Verdict},
 };
 
 /// Runs the races that were asked for and says how they came out.
-pub(super) fn race(output: &Output, args: &cli::Race) -> anyhow::Result<ExitCode> {
+pub(super) fn race(output: &Output, global: &cli::Global, args: &cli::Race) -> anyhow::Result<ExitCode> {
     // A signal must not leave the temporary directory behind: it ends the race, and the race cleans up.
     let _deferred = Deferred::begin();
     let race = Race {
@@ -28,16 +28,21 @@ pub(super) fn race(output: &Output, args: &cli::Race) -> anyhow::Result<ExitCode
         seed: args.seed.unwrap_or_else(|| fastrand::u32(..).into()),
         wait: args.wait.map_or(Wait::No, Wait::For),
         program: None,
+        stores: super::servers(global)?,
     };
+    let mut not_run = Vec::new();
     let (rows, ok, last) = match args.lock {
         _ if args.matrix => {
-            say(output, &format!("Every lock, in threads and in processes: {}\n", terms(&race)))?;
-            let rows = race.matrix().map_err(edge)?;
-            say(output, &Table { rows: &rows, color: output.in_color() })?;
+            say(output, &format!("Every lock, in threads, in processes and in hosts: {}\n", terms(&race)))?;
+            let matrix = race.matrix().map_err(edge)?;
+            let Matrix { rows, not_run: others } = matrix;
+            not_run = others;
+            say(output, &Table { rows: &rows, not_run: &not_run, color: output.in_color() })?;
             let ok = all_as_promised(&rows);
             (rows, ok, format!("\n{}", matrix_ending(ok)))
         }
         Some(lock) => {
+            race.server_of(lock)?;
             let row = step(output, &race, None, lock, args.place)?;
             let ok = row.verdict() == Verdict::Safe;
             let last = single_ending(&row);
@@ -46,30 +51,41 @@ pub(super) fn race(output: &Output, args: &cli::Race) -> anyhow::Result<ExitCode
         None => {
             let unlocked = step(output, &race, Some(1), LockKind::None, args.place)?;
             say(output, &"")?;
-            let locked = step(output, &race, Some(2), LockKind::File, args.place)?;
+            let locked = step(output, &race, Some(2), cure(&race, args.place), args.place)?;
             let last = format!("\n{}", lesson(&unlocked, &locked));
             let rows = vec![unlocked, locked];
             let ok = all_as_promised(&rows);
             (rows, ok, last)
         }
     };
-    let summary = Summary::of(&race, &rows, ok);
+    let summary = Summary::of(&race, &rows, &not_run, ok);
     forgive_closed_pipe(output.result(&mut io::stdout().lock(), &summary, || last))?;
     Ok(if ok { ExitCode::Success } else { ExitCode::Unsafe })
 }
 
 /// Is one student.
-pub(super) fn student(args: &cli::RaceStudent) -> anyhow::Result<ExitCode> {
+pub(super) fn student(global: &cli::Global, args: &cli::RaceStudent) -> anyhow::Result<ExitCode> {
     let order = Order {
         dir: args.dir.clone(),
+        state: global.state_dir.clone().unwrap_or_else(|| args.dir.clone()),
         student: args.student,
         lock: args.lock,
+        name: args.name.clone(),
+        store: if args.lock.server().is_some() { super::servers(global)?.pop() } else { None },
         delay: Duration::from_millis(args.delay_ms),
         wait: args.wait_ms.map_or(Wait::No, |ms| Wait::For(Duration::from_millis(ms))),
         parent: args.parent,
     };
     order.attend()?;
     Ok(ExitCode::Success)
+}
+
+/// Which lock the lesson ends with: the one on a file; between hosts, that of the first server.
+fn cure(race: &Race, place: Place) -> LockKind {
+    match (place, race.stores.first()) {
+        (Place::Hosts, Some(server)) => LockKind::on(server.kind()),
+        _ => LockKind::File,
+    }
 }
 
 /// Runs one race and tells it.
@@ -93,9 +109,16 @@ fn all_as_promised(rows: &[Report]) -> bool {
 
 fn lesson(unlocked: &Report, locked: &Report) -> String {
     let ended = |row: &Report| format!("{} ({} left)", row.verdict(), row.seats_left);
+    let lock = locked.lock;
     match (unlocked.verdict(), locked.verdict()) {
+        _ if !lock.holds_in(locked.place) => format!(
+            "Each host has a lock file of its own, so it kept nobody out: without a lock {}, with the {lock} lock {}. For \
+             a lock that all hosts see, give --store redis://HOST or postgres://HOST/DATABASE.",
+            ended(unlocked),
+            ended(locked)
+        ),
         (_, Verdict::Oversold | Verdict::LostUpdate) => {
-            format!("The file lock failed: {}. It must not; please report it with the seed.", ended(locked))
+            format!("The {lock} lock failed: {}. It must not; please report it with the seed.", ended(locked))
         }
         (Verdict::Safe, Verdict::Safe) if unlocked.as_promised() => {
             "Both came out safe: the first by luck or because there were seats enough, the second by its lock."
@@ -107,7 +130,7 @@ fn lesson(unlocked: &Report, locked: &Report) -> String {
                 .to_owned()
         }
         (_, Verdict::Safe) => format!(
-            "The same students with the same delays: without a lock {}, with the file lock {}.",
+            "The same students with the same delays: without a lock {}, with the {lock} lock {}.",
             ended(unlocked),
             ended(locked)
         ),
@@ -148,7 +171,15 @@ struct Summary<'a> {
     seed: u64,
     wait_seconds: Option<f64>,
     rows: &'a [Report],
+    not_run: Vec<NotRun>,
     ok: bool,
+}
+
+/// A lock of the matrix whose server is not known.
+#[derive(Serialize)]
+struct NotRun {
+    lock: &'static str,
+    why: &'static str,
 }
 
 #[derive(Serialize)]
@@ -158,7 +189,7 @@ struct Range {
 }
 
 impl<'a> Summary<'a> {
-    fn of(race: &Race, rows: &'a [Report], ok: bool) -> Self {
+    fn of(race: &Race, rows: &'a [Report], not_run: &[LockKind], ok: bool) -> Self {
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         Self {
             trip: TRIP,
@@ -171,6 +202,7 @@ impl<'a> Summary<'a> {
                 Wait::No | Wait::Forever => None,
             },
             rows,
+            not_run: not_run.iter().map(|lock| NotRun { lock: lock.word(), why: lock.what_to_give() }).collect(),
             ok,
         }
     }

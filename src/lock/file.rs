@@ -46,7 +46,7 @@ impl FileLock {
         if !reentry::holds_any() {
             return Ok(false);
         }
-        Ok(self.dir.stat(&format!("{name}.lock"))?.is_some_and(|stat| reentry::is_ours(stat.id)))
+        Ok(self.dir.stat(&format!("{name}.lock"))?.is_some_and(|stat| reentry::is_ours(&reentry::Key::File(stat.id))))
     }
 
     pub(crate) fn acquire_file(

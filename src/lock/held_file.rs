@@ -64,7 +64,7 @@ impl HeldFile {
                 if until == Until::Now {
                     return Ok(Taken::Busy(file));
                 }
-                if reentry::is_ours(id) {
+                if reentry::is_ours(&reentry::Key::File(id)) {
                     return Ok(Taken::Reentrant);
                 }
                 if !flock::exclusive(&file, until).map_err(failed)? {
@@ -80,7 +80,7 @@ impl HeldFile {
 
     /// A file that another thread of ours locked for this one.
     pub(super) fn adopt(file: File, id: FileId) -> Self {
-        Self { file: Some(file), id, _entry: reentry::Entry::new(id), _thread: PhantomData }
+        Self { file: Some(file), id, _entry: reentry::Entry::new(reentry::Key::File(id)), _thread: PhantomData }
     }
 
     /// Whether the path still means the file that is locked.

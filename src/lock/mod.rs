@@ -4,10 +4,16 @@
 //! |---|---|---|
 //! | [`MemoryLock`] | threads that share the value | with the process |
 //! | [`FileLock`] | every process of the machine | with the last open descriptor |
+//! | [`LeasedLock`], on Redis or PostgreSQL | every host that uses the server | by expiry, when it was not renewed in time |
+//! | `PostgresLock`, a row under `FOR UPDATE` | every host that uses the server | with the transaction, when its connection ends |
 //!
 //! Contention is a value ([`Acquire::Held`]), not an error. A waiter sleeps in the kernel: a file lock is waited for
 //! with one blocking flock(2), never by polling (a poller every 50 ms got a contended lock 1 time in 12; a sleeper,
-//! 80 times of 80).
+//! 80 times of 80). A lock on a server is waited for by listening there, and asked for again when its holder's lease
+//! must be over.
+//!
+//! A holder on a server can lose its lock and not know it yet: while it is paused, or cut off. Until it asks
+//! ([`Guard::is_valid`]) only its [`Fence`] gives it away, to whoever compares fences.
 
 mod any;
 mod file;
@@ -16,6 +22,7 @@ mod held_file;
 mod holder;
 mod inherited;
 mod lease;
+mod leased;
 mod memory;
 mod reentry;
 mod signals;
@@ -30,6 +37,7 @@ pub(crate) use holder::shortened;
 pub use holder::{Holder, Identity};
 pub(crate) use inherited::Inherited;
 pub(crate) use lease::{Openers, has_writers, is_sole_opener, other_openers};
+pub use leased::{LeasedGuard, LeasedLock};
 pub use memory::{MemoryGuard, MemoryLock};
 pub(crate) use signals::{Deferred, arrived, handled_signals, signal_arrived};
 
@@ -115,6 +123,11 @@ pub enum LossMode {
     WithProcess,
     /// When the last process that inherited the descriptor closes it.
     WithLastDescriptor,
+    /// When its time to live is over on the server's clock and nobody renewed it: also while its holder still runs,
+    /// paused or cut off from the server.
+    ByExpiry,
+    /// When the transaction ends that holds it: with its connection, also while its holder still runs.
+    WithTransaction,
 }
 
 /// A back end: exclusive locks by name.
@@ -127,8 +140,8 @@ pub trait Lock: Send + Sync {
     /// Takes the lock of `name`, waiting as told.
     ///
     /// # Errors
-    /// `Reentrant` when this thread holds it already and would wait for itself; `Io`, `CannotCreate`, `NotRegular`
-    /// or `Denied` from the back end.
+    /// `Reentrant` when this thread holds it already and would wait for itself; `Io`, `CannotCreate`, `NotRegular`,
+    /// `Denied` or `Server` from the back end.
     fn acquire(&self, name: &Name, wait: Wait) -> Result<Acquire<Self::Guard>>;
 
     /// When its locks are lost.

@@ -5,9 +5,17 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use crate::dir::FileId;
+use crate::{dir::FileId, store::StoreUrl};
 
-static HELD: Mutex<Vec<(FileId, Thread)>> = Mutex::new(Vec::new());
+static HELD: Mutex<Vec<(Key, Thread)>> = Mutex::new(Vec::new());
+
+/// Which lock it is, however it was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Key {
+    File(FileId),
+    /// A lock of a store's server, by what it is called there.
+    OnServer(StoreUrl, String),
+}
 
 /// A thread, among those that are alive, by the address of something that each has for itself. Its `ThreadId` would cost
 /// each start a dozen system calls and page faults: the standard library makes a handle for it, to be destroyed.
@@ -21,13 +29,14 @@ impl Thread {
     }
 }
 
-fn held() -> std::sync::MutexGuard<'static, Vec<(FileId, Thread)>> {
+fn held() -> std::sync::MutexGuard<'static, Vec<(Key, Thread)>> {
     HELD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether this thread holds the lock on that file.
-pub(super) fn is_ours(id: FileId) -> bool {
-    held().contains(&(id, Thread::current()))
+/// Whether this thread holds that lock.
+pub(super) fn is_ours(key: &Key) -> bool {
+    let thread = Thread::current();
+    held().iter().any(|(held, holder)| *holder == thread && held == key)
 }
 
 /// Whether this thread holds any lock.
@@ -38,20 +47,20 @@ pub(super) fn holds_any() -> bool {
 
 /// The entry of one held lock; removed on drop.
 #[derive(Debug)]
-pub(super) struct Entry(FileId, Thread);
+pub(super) struct Entry(Key, Thread);
 
 impl Entry {
-    pub(super) fn new(id: FileId) -> Self {
+    pub(super) fn new(key: Key) -> Self {
         let thread = Thread::current();
-        held().push((id, thread));
-        Self(id, thread)
+        held().push((key.clone(), thread));
+        Self(key, thread)
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
         let mut held = held();
-        if let Some(at) = held.iter().position(|entry| *entry == (self.0, self.1)) {
+        if let Some(at) = held.iter().position(|(key, thread)| *thread == self.1 && *key == self.0) {
             held.swap_remove(at);
         }
     }

@@ -1,15 +1,9 @@
 //! The locks that a race can be run with.
 
-use std::{fmt, path::Path, str::FromStr, sync::Arc};
+use std::{fmt, str::FromStr};
 
 use super::Place;
-use crate::{
-    clock::SystemClock,
-    dir::StateDir,
-    error::Result,
-    lock::{Acquire, FileLock, Guard, Identity, Lock, MemoryLock, Wait},
-    name::Name,
-};
+use crate::store::Kind;
 
 /// Which lock the students take before they check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,11 +15,15 @@ pub enum LockKind {
     Memory,
     /// flock(2) on a file.
     File,
+    /// A lease of a Redis server.
+    Redis,
+    /// A row of a PostgreSQL server, under `FOR UPDATE`.
+    Postgres,
 }
 
 impl LockKind {
     /// Every kind, in the order of the lesson.
-    pub const ALL: [Self; 3] = [Self::None, Self::Memory, Self::File];
+    pub const ALL: [Self; 5] = [Self::None, Self::Memory, Self::File, Self::Redis, Self::Postgres];
 
     /// The word for it on the command line and in JSON.
     pub const fn word(self) -> &'static str {
@@ -33,6 +31,8 @@ impl LockKind {
             Self::None => "none",
             Self::Memory => "memory",
             Self::File => "file",
+            Self::Redis => Kind::Redis.word(),
+            Self::Postgres => Kind::Postgres.word(),
         }
     }
 
@@ -41,7 +41,34 @@ impl LockKind {
         match self {
             Self::None => false,
             Self::Memory => matches!(place, Place::Threads),
-            Self::File => true,
+            Self::File => matches!(place, Place::Threads | Place::Processes),
+            Self::Redis | Self::Postgres => true,
+        }
+    }
+
+    /// The kind of server that it is on; `None` when it needs none.
+    pub(crate) const fn server(self) -> Option<Kind> {
+        match self {
+            Self::None | Self::Memory | Self::File => None,
+            Self::Redis => Some(Kind::Redis),
+            Self::Postgres => Some(Kind::Postgres),
+        }
+    }
+
+    /// What to say on the command line for the server that it is on.
+    pub(crate) const fn what_to_give(self) -> &'static str {
+        match self {
+            Self::None | Self::Memory | Self::File => "give nothing",
+            Self::Redis => "give --store redis://HOST, or $TRIPLOCK_STORE",
+            Self::Postgres => "give --store postgres://HOST/DATABASE, or $TRIPLOCK_STORE",
+        }
+    }
+
+    /// The lock of such a server.
+    pub(crate) const fn on(server: Kind) -> Self {
+        match server {
+            Kind::Redis => Self::Redis,
+            Kind::Postgres => Self::Postgres,
         }
     }
 }
@@ -62,42 +89,6 @@ impl FromStr for LockKind {
     }
 }
 
-/// A held lock of any kind.
-pub(super) type Hold = Box<dyn Guard>;
-
-/// An opened lock: the one thing in which two races differ.
-pub(super) enum Locks {
-    None,
-    Memory(MemoryLock),
-    File(FileLock),
-}
-
-impl Locks {
-    /// Opens the lock. A file lock lies in `dir`; a lock in memory is new, known to nobody but this value.
-    pub(super) fn open(kind: LockKind, dir: &Path) -> Result<Self> {
-        let clock = Arc::new(SystemClock);
-        Ok(match kind {
-            LockKind::None => Self::None,
-            LockKind::Memory => Self::Memory(MemoryLock::new(Identity::current(), clock)),
-            LockKind::File => {
-                // The directory is this race's alone and so are its processes, all on this machine: even a network
-                // file system's flock is seen by all of them.
-                let state = StateDir::open(dir, true)?;
-                Self::File(FileLock::named(&state, Identity::current(), clock)?)
-            }
-        })
-    }
-
-    /// Asks to be let in. Without a lock everybody is, with nothing to hold.
-    pub(super) fn acquire(&self, trip: &Name, wait: Wait) -> Result<Acquire<Option<Hold>>> {
-        Ok(match self {
-            Self::None => Acquire::Granted(None),
-            Self::Memory(lock) => lock.acquire(trip, wait)?.map(|guard| Some(Box::new(guard) as Hold)),
-            Self::File(lock) => lock.acquire(trip, wait)?.map(|guard| Some(Box::new(guard) as Hold)),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,7 +98,7 @@ mod tests {
         for kind in LockKind::ALL {
             assert_eq!(kind.word().parse(), Ok(kind));
         }
-        for later in ["queue", "redis", "postgres", "", "File"] {
+        for later in ["queue", "etcd", "", "File"] {
             assert!(later.parse::<LockKind>().is_err(), "{later}");
         }
     }

@@ -40,11 +40,21 @@
 //! act, release it. Who finds it taken is told "trip 1 is locked, try later", or waits. The students' code is the same
 //! with and without; the lock is the only difference. But the lock must be one that *all* students see:
 //!
-//! | lock | threads of one process | separate processes |
-//! |---|---|---|
-//! | `none` | unsafe | unsafe |
-//! | `memory`, a map in the process ([`MemoryLock`](crate::lock::MemoryLock)) | safe | **unsafe**: each process has a map of its own |
-//! | `file`, flock(2) ([`FileLock`](crate::lock::FileLock)) | safe | safe |
+//! | lock | threads of one process | separate processes | separate hosts |
+//! |---|---|---|---|
+//! | `none` | unsafe | unsafe | unsafe |
+//! | `memory`, a map in the process ([`MemoryLock`](crate::lock::MemoryLock)) | safe | **unsafe**: each process has a map of its own | unsafe |
+//! | `file`, flock(2) ([`FileLock`](crate::lock::FileLock)) | safe | safe | **unsafe**: each host has a file of its own |
+//! | `redis`, a lease of a server ([`LeasedLock`](crate::lock::LeasedLock)) | safe | safe | safe |
+//! | `postgres`, a row `FOR UPDATE` ([`PostgresLock`](crate::lock::PostgresLock)) | safe | safe | safe |
+//!
+//! Hosts are shown by processes that share nothing where a lock could be but the store's server: each has a state
+//! directory of its own, so each opens a lock file that no other student ever opens, as on machines with disks of their
+//! own. All of them change the one tracker, which stands for the data that such machines do share: a database without
+//! a lock, an API, a file server. (It lies in a directory that all of them can read; they could put a lock file there
+//! as well, but only because they are not hosts.)
+//!
+//! A lock on a server has a name that no other race and no trip has, and nothing of it is left there afterwards.
 //!
 //! The students meet at a gate that opens for all of them at once, and by default they wait at least 100 ms, so that
 //! everybody's check comes before anybody's act. The tracker lies in a fresh private directory that is removed
@@ -68,6 +78,8 @@ mod delay;
 mod failure;
 mod gathering;
 mod lock_kind;
+mod locks;
+mod matrix;
 mod message;
 mod moment;
 mod plan;
@@ -83,6 +95,7 @@ mod what;
 pub use delay::Delay;
 pub use failure::RaceError;
 pub use lock_kind::LockKind;
+pub use matrix::Matrix;
 pub use plan::{Place, Race};
 pub use processes::Order;
 pub use report::{Booking, Event, Report};

@@ -1,14 +1,27 @@
 //! A race before it is run.
 
-use std::{fmt, path::PathBuf, str::FromStr, thread, time::Duration};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+    thread,
+    time::Duration,
+};
 
 use super::{
-    Delay, LockKind, Promise, RaceError, Report, processes, report::Run, student::Student, threads, tracker::Tracker,
+    Delay, LockKind, Matrix, Promise, RaceError, Report,
+    locks::{LockSite, ServerPlace, needs_server},
+    processes,
+    report::Run,
+    student::Student,
+    threads,
+    tracker::Tracker,
 };
 use crate::{
     clock::{Clock as _, SystemClock},
     error::Error,
     lock::Wait,
+    store::StoreUrl,
 };
 
 /// What the students are.
@@ -19,17 +32,20 @@ pub enum Place {
     Threads,
     /// Processes of one machine.
     Processes,
+    /// Processes that share no directory for locks, as on separate machines.
+    Hosts,
 }
 
 impl Place {
     /// Every place, the smaller first.
-    pub const ALL: [Self; 2] = [Self::Threads, Self::Processes];
+    pub const ALL: [Self; 3] = [Self::Threads, Self::Processes, Self::Hosts];
 
     /// The word for it on the command line and in JSON.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Threads => "threads",
             Self::Processes => "processes",
+            Self::Hosts => "hosts",
         }
     }
 }
@@ -64,12 +80,22 @@ pub struct Race {
     pub wait: Wait,
     /// The `triplock` program that students in processes run; `None` means the program that is running.
     pub program: Option<PathBuf>,
+    /// The servers of the locks that are on one: at most one of each kind.
+    pub stores: Vec<StoreUrl>,
 }
 
 impl Default for Race {
     /// Two students, one seat, nobody waits for a lock.
     fn default() -> Self {
-        Self { students: 2, seats: 1, delay: Delay::default(), seed: 1, wait: Wait::No, program: None }
+        Self {
+            students: 2,
+            seats: 1,
+            delay: Delay::default(),
+            seed: 1,
+            wait: Wait::No,
+            program: None,
+            stores: Vec::new(),
+        }
     }
 }
 
@@ -79,7 +105,7 @@ impl Race {
 
     /// With more students than this the races of a matrix are run one after another, else they would hold up each
     /// other's students between check and act.
-    const MAX_AT_ONCE: u32 = 16;
+    const MAX_AT_ONCE: u32 = 8;
 
     /// The shortest wait that surely lets everybody check before anybody acts.
     const SURE_OVERLAP: Duration = Duration::from_millis(50);
@@ -107,6 +133,10 @@ impl Race {
         if self.seats == 0 {
             return Err(Error::Usage("a race needs at least 1 seat".to_owned()).into());
         }
+        let server = match self.server_of(lock)? {
+            Some(url) => Some((url, ServerPlace::reserve(url)?)),
+            None => None,
+        };
         let dir = tempfile::Builder::new().prefix("triplock-race-").tempdir();
         let dir = dir.map_err(|source| Error::cannot_create(std::env::temp_dir(), source))?;
         let tracker = Tracker::create(dir.path(), self.seats)?;
@@ -114,13 +144,26 @@ impl Race {
             .zip(self.delay.of_students(self.seed))
             .map(|(number, delay)| Student { number, delay, wait: self.wait })
             .collect();
+        let name = match &server {
+            Some((_, place)) => place.name().clone(),
+            None => super::TRIP.parse().expect("a number is a name"),
+        };
+        let site = |state: &Path| LockSite {
+            state: state.to_owned(),
+            name: name.clone(),
+            server: server.as_ref().map(|(url, _)| (*url).clone()),
+        };
         let begun = (super::moment::Moment::now(), SystemClock.now());
         let (start, heard) = match place {
-            Place::Threads => threads::run(lock, dir.path(), &students)?,
-            Place::Processes => {
+            Place::Threads => threads::run(lock, dir.path(), &site(dir.path()), &students)?,
+            Place::Processes | Place::Hosts => {
                 let program = self.program.clone().map_or_else(std::env::current_exe, Ok);
                 let program = program.map_err(|e| Error::io("find", "the running program", e))?;
-                processes::run(&program, lock, dir.path(), &students)?
+                let site = |student: u32| match place {
+                    Place::Hosts => site(&dir.path().join(format!("host-{student}"))),
+                    _ => site(dir.path()),
+                };
+                processes::run(&program, lock, dir.path(), site, &students)?
             }
         };
         let run = Run {
@@ -134,20 +177,35 @@ impl Race {
         Ok(Report::of(self, lock, place, run))
     }
 
-    /// Runs it with every lock in every place, in the order of [`LockKind::ALL`] and [`Place::ALL`]. Small races run
-    /// at the same time, each in a directory of its own.
+    /// The server that the lock is on; `None` when it needs none.
+    ///
+    /// # Errors
+    /// `Usage`, when it needs one and none was named.
+    pub(crate) fn server_of(&self, lock: LockKind) -> Result<Option<&StoreUrl>, Error> {
+        let Some(kind) = lock.server() else { return Ok(None) };
+        let server = self.stores.iter().find(|url| url.kind() == kind);
+        server.map(Some).ok_or_else(|| needs_server(lock))
+    }
+
+    /// Runs it with every lock in every place, in the order of [`LockKind::ALL`] and [`Place::ALL`], but for locks
+    /// whose server is not known. Small races run at the same time, each in a directory of its own.
     ///
     /// # Errors
     /// The first failure, as [`Race::run`].
-    pub fn matrix(&self) -> Result<Vec<Report>, RaceError> {
-        let cells = LockKind::ALL.into_iter().flat_map(|lock| Place::ALL.map(|place| (lock, place)));
-        if self.students > Self::MAX_AT_ONCE {
-            return cells.map(|(lock, place)| self.run(lock, place)).collect();
-        }
-        thread::scope(|scope| {
-            let running: Vec<_> = cells.map(|(lock, place)| scope.spawn(move || self.run(lock, place))).collect();
-            running.into_iter().map(|row| row.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
-        })
+    pub fn matrix(&self) -> Result<Matrix, RaceError> {
+        let is_known = |lock: &LockKind| self.server_of(*lock).is_ok();
+        let (run, not_run): (Vec<_>, Vec<_>) = LockKind::ALL.into_iter().partition(is_known);
+        let cells = run.into_iter().flat_map(|lock| Place::ALL.map(|place| (lock, place)));
+        let rows: Result<Vec<Report>, RaceError> = if self.students > Self::MAX_AT_ONCE {
+            cells.map(|(lock, place)| self.run(lock, place)).collect()
+        } else {
+            thread::scope(|scope| {
+                let running: Vec<_> = cells.map(|(lock, place)| scope.spawn(move || self.run(lock, place))).collect();
+                let end = |panic| std::panic::resume_unwind(panic);
+                running.into_iter().map(|row| row.join().unwrap_or_else(end)).collect()
+            })
+        };
+        Ok(Matrix { rows: rows?, not_run })
     }
 }
 
@@ -159,9 +217,11 @@ mod tests {
     fn what_each_lock_promises() {
         let race = Race::default();
         let row = |lock| Place::ALL.map(|place| race.promise(lock, place));
-        assert_eq!(row(LockKind::None), [Promise::Unsafe, Promise::Unsafe]);
-        assert_eq!(row(LockKind::Memory), [Promise::Safe, Promise::Unsafe]);
-        assert_eq!(row(LockKind::File), [Promise::Safe, Promise::Safe]);
+        assert_eq!(row(LockKind::None), [Promise::Unsafe; 3]);
+        assert_eq!(row(LockKind::Memory), [Promise::Safe, Promise::Unsafe, Promise::Unsafe]);
+        assert_eq!(row(LockKind::File), [Promise::Safe, Promise::Safe, Promise::Unsafe]);
+        assert_eq!(row(LockKind::Redis), [Promise::Safe; 3]);
+        assert_eq!(row(LockKind::Postgres), [Promise::Safe; 3]);
     }
 
     #[test]

@@ -10,6 +10,9 @@
 //! A student that dies before it is ready would leave the others waiting, so in every silence its parent looks who is
 //! still alive. When this process gives up it kills and reaps them all before the gate opens. When it is killed
 //! itself the kernel kills the students (`PR_SET_PDEATHSIG`, prctl(2)), so none runs on with nobody listening.
+//!
+//! The command line tells each what to do, but not where a server is: there may be a password in that, and everybody on
+//! the machine can read a command line. It is in the environment, as it may have been for us.
 
 use std::{
     ffi::OsString,
@@ -29,7 +32,8 @@ use rustix::{pipe::PipeFlags, process::Signal};
 use super::{
     failure::RaceError,
     gathering::{Gathering, Heard},
-    lock_kind::{LockKind, Locks},
+    lock_kind::LockKind,
+    locks::{LockSite, Locks},
     message::Message,
     moment::Moment,
     student::{Stop, Student},
@@ -38,13 +42,19 @@ use super::{
 use crate::{
     error::{Error, Result},
     lock::Wait,
+    name::Name,
+    store::StoreUrl,
 };
 
-/// Runs the students with `program`, each opening the lock for itself.
+/// Where a student finds the server of its lock.
+const STORE: &str = "TRIPLOCK_STORE";
+
+/// Runs the students with `program`, each opening the lock for itself where `site` says.
 pub(super) fn run(
     program: &Path,
     kind: LockKind,
     dir: &Path,
+    site: impl Fn(u32) -> LockSite,
     students: &[Student],
 ) -> Result<(Moment, Vec<Heard>), RaceError> {
     let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| Error::io("make a pipe in", dir, e));
@@ -54,10 +64,14 @@ pub(super) fn run(
     // Declared after the gate's end, so dropped (killed) before it opens.
     let mut crew = Crew::default();
     for student in students {
+        let LockSite { state, name, server } = site(student.number);
         let order = Order {
             dir: dir.to_owned(),
+            state,
             student: student.number,
             lock: kind,
+            name,
+            store: server,
             delay: student.delay,
             wait: student.wait,
             parent: std::process::id(),
@@ -107,6 +121,10 @@ impl Crew {
     fn start(&mut self, program: &Path, order: &Order, gate: &OwnedFd, voice: &OwnedFd) -> io::Result<()> {
         let mut command = Command::new(program);
         command.args(order.arguments());
+        match &order.store {
+            Some(store) => command.env(STORE, store.secret_text()),
+            None => command.env_remove(STORE),
+        };
         command.stdin(Stdio::from(gate.try_clone()?)).stdout(Stdio::from(voice.try_clone()?));
         self.children.push(command.spawn()?);
         self.dead.push(None);
@@ -157,15 +175,21 @@ fn ending(status: ExitStatus) -> String {
     }
 }
 
-/// What one student's process is told on its command line: the arguments of `triplock race-student`.
+/// What one student's process is told: the arguments of `triplock race-student`, and the store in its environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
-    /// The race's private directory.
+    /// The race's private directory, with the tracker.
     pub dir: PathBuf,
+    /// The student's state directory, with the lock that is a file.
+    pub state: PathBuf,
     /// The student's number, from 1.
     pub student: u32,
     /// Which lock to take.
     pub lock: LockKind,
+    /// What it is called.
+    pub name: Name,
+    /// The server that it is on, if it is on one.
+    pub store: Option<StoreUrl>,
     /// How long to wait between check and act; whole milliseconds.
     pub delay: Duration,
     /// How long to wait for the lock; whole milliseconds.
@@ -177,9 +201,11 @@ pub struct Order {
 impl Order {
     fn arguments(&self) -> Vec<OsString> {
         let mut arguments: Vec<OsString> = vec!["race-student".into(), "--dir".into(), self.dir.clone().into()];
+        arguments.extend(["--state-dir".into(), self.state.clone().into()]);
         let mut option = |name: &str, value: &dyn ToString| arguments.extend([name.into(), value.to_string().into()]);
         option("--student", &self.student);
         option("--lock", &self.lock);
+        option("--name", &self.name);
         option("--delay-ms", &self.delay.as_millis());
         match self.wait {
             Wait::No => {}
@@ -209,7 +235,8 @@ impl Order {
         let voice = File::from(voice.map_err(|e| Error::io("open", "standard output", e))?);
         let tell = |message: &Message| (&voice).write_all(&message.to_line()).map_err(|_| Stop::CalledOff);
         let tracker = Tracker::open(&self.dir);
-        let locks = match Locks::open(self.lock, &self.dir) {
+        let site = LockSite { state: self.state.clone(), name: self.name.clone(), server: self.store.clone() };
+        let locks = match Locks::open(self.lock, &site) {
             Ok(locks) => locks,
             Err(error) => {
                 let _ = tell(&Message::failed(self.student, &error));

@@ -5,11 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{lock_kind::Locks, message::Message, moment::Moment, tracker::Tracker, what::What};
+use super::{locks::Locks, message::Message, moment::Moment, tracker::Tracker, what::What};
 use crate::{
     error::Error,
     lock::{Acquire, Wait},
-    name::Name,
 };
 
 /// One student.
@@ -72,10 +71,9 @@ impl Student {
         tell: &impl Fn(&Message) -> Result<(), Stop>,
     ) -> Result<(), Stop> {
         let say = |what| tell(&Message::Saw { student: self.number, at: Moment::now(), what });
-        let trip: Name = super::TRIP.parse().expect("a number is a name");
 
         say(What::Checking)?;
-        let held = match locks.acquire(&trip, self.wait)? {
+        let held = match locks.acquire(self.wait)? {
             Acquire::Granted(held) => held,
             Acquire::Held(_) => return say(What::Locked),
         };

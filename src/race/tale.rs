@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Report, Verdict, what::Seats};
+use super::{LockKind, Report, Verdict, what::Seats};
 
 /// One race, told in the order in which it happened, and how it ended.
 #[derive(Debug, Clone, Copy)]
@@ -28,23 +28,28 @@ impl fmt::Display for Tale<'_> {
     }
 }
 
-/// Several races, a line each.
+/// Several races, a line each, and what was not run.
 #[derive(Debug, Clone, Copy)]
 pub struct Table<'a> {
     /// The races.
     pub rows: &'a [Report],
+    /// The locks whose server is not known.
+    pub not_run: &'a [LockKind],
     /// Colour the verdicts.
     pub color: bool,
 }
 
 impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("lock    in         bookings  seats left  verdict      as promised")?;
+        f.write_str("lock      in         bookings  seats left  verdict      as promised")?;
         for row in self.rows {
             let verdict = Colored { verdict: row.verdict(), width: 11, color: self.color };
             let (lock, place, booked, left) = (row.lock, row.place, row.bookings.len(), row.seats_left);
             let promised = if row.as_promised() { "yes" } else { "NO" };
-            write!(f, "\n{lock:<6}  {place:<9}  {booked:>8}  {left:>10}  {verdict}  {promised} ({})", row.promise)?;
+            write!(f, "\n{lock:<8}  {place:<9}  {booked:>8}  {left:>10}  {verdict}  {promised} ({})", row.promise)?;
+        }
+        for lock in self.not_run {
+            write!(f, "\n{lock:<8}  not run: {}", lock.what_to_give())?;
         }
         Ok(())
     }

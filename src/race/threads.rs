@@ -9,7 +9,8 @@ use std::{
 use super::{
     failure::RaceError,
     gathering::{Gathering, Heard},
-    lock_kind::{LockKind, Locks},
+    lock_kind::LockKind,
+    locks::{LockSite, Locks},
     message::Message,
     moment::Moment,
     student::{Stop, Student},
@@ -24,8 +25,13 @@ const STACK_SIZE: usize = 256 * 1024;
 /// The gate is a read-write lock that this thread holds for writing while it starts the students, each of whom asks
 /// for it for reading: released, it lets all of them in together. (A barrier would leave those already started
 /// waiting for ever if one more could not be started.) Its value says whether the race takes place.
-pub(super) fn run(kind: LockKind, dir: &Path, students: &[Student]) -> Result<(Moment, Vec<Heard>), RaceError> {
-    let (tracker, locks) = (Tracker::open(dir), Locks::open(kind, dir)?);
+pub(super) fn run(
+    kind: LockKind,
+    dir: &Path,
+    site: &LockSite,
+    students: &[Student],
+) -> Result<(Moment, Vec<Heard>), RaceError> {
+    let (tracker, locks) = (Tracker::open(dir), Locks::open(kind, site)?);
     let gate = RwLock::new(false);
     thread::scope(|scope| {
         // Dropped when this closure returns, also early: then the gate opens with `false`.

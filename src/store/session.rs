@@ -64,6 +64,10 @@ pub(crate) trait Session: Send {
     /// Gives the lease back and wakes who waits; `false` when it was no longer ours.
     fn release(&mut self, lease: &Lease) -> Result<bool>;
 
+    /// Removes what the server keeps of a resource that nobody will ask for again. A later fence of it may be only as
+    /// large as the server's time in microseconds.
+    fn forget(&mut self, resource: &Resource) -> Result<()>;
+
     /// All leases that are held now.
     fn leases(&mut self) -> Result<Vec<LeaseView>>;
 

@@ -13,8 +13,10 @@ use std::{
 use triplock::{
     Acquire, Error, Name, StateDir, Wait,
     clock::SystemClock,
-    lock::{FileLock, Guard, Identity, Lock, MemoryLock},
+    lock::{FileLock, Guard, Identity, LeasedLock, Lock, LossMode, MemoryLock},
 };
+
+use crate::servers::{Postgres, Redis};
 
 fn name(text: &str) -> Name {
     text.parse().unwrap()
@@ -148,19 +150,34 @@ macro_rules! contract {
             $(
                 #[test]
                 fn $promise() {
-                    let directory = tempfile::tempdir().unwrap();
-                    let make: fn(&std::path::Path) -> _ = $make;
-                    super::$promise(&make(directory.path()));
+                    let make: fn(&str, &dyn Fn(&_)) = $make;
+                    make(concat!("lock_contract::", stringify!($back_end), "::", stringify!($promise)), &super::$promise);
                 }
             )*
         }
     };
 }
 
-contract!(memory: |_| MemoryLock::new(Identity::current(), Arc::new(SystemClock)));
-contract!(file: |path| {
-    FileLock::named(&StateDir::open(path, false).unwrap(), Identity::current(), Arc::new(SystemClock)).unwrap()
+contract!(memory: |_, keeps| keeps(&MemoryLock::new(Identity::current(), Arc::new(SystemClock))));
+contract!(file: |_, keeps| {
+    let directory = tempfile::tempdir().unwrap();
+    let state = StateDir::open(directory.path(), false).unwrap();
+    keeps(&FileLock::named(&state, Identity::current(), Arc::new(SystemClock)).unwrap());
 });
+contract!(redis_lease: |test, keeps| {
+    if Redis::is_installed(test) {
+        keeps(&leased(&Redis::start().url(), LeasedLock::TTL));
+    }
+});
+contract!(postgres_lease: |test, keeps| {
+    if Postgres::is_installed(test) {
+        keeps(&leased(&Postgres::shared().database().url(), LeasedLock::TTL));
+    }
+});
+
+fn leased(url: &str, ttl: Duration) -> LeasedLock {
+    LeasedLock::connect(url.parse().unwrap(), ttl, Identity::current(), Arc::new(SystemClock)).unwrap()
+}
 
 #[test]
 fn a_fence_outlives_the_back_end_and_garbage_in_its_file_does_not_stop_it() {
@@ -205,4 +222,32 @@ fn a_lock_file_that_was_replaced_is_not_the_lock() {
     std::fs::remove_file(directory.path().join("locks/1.lock")).unwrap();
     drop(new);
     assert!(waiter.join().unwrap());
+}
+
+/// On each kind of server that is installed.
+fn on_each_server(test: &str, check: impl Fn(&str)) {
+    if Redis::is_installed(test) {
+        check(&Redis::start().url());
+    }
+    if Postgres::is_installed(test) {
+        check(&Postgres::shared().database().url());
+    }
+}
+
+#[test]
+fn a_lease_is_renewed_as_long_as_its_guard_lives() {
+    on_each_server("lock_contract::a_lease_is_renewed_as_long_as_its_guard_lives", |url| {
+        let ttl = LeasedLock::SHORTEST;
+        let (here, there) = (leased(url, ttl), leased(url, ttl));
+        assert_eq!(here.loss_mode(), LossMode::ByExpiry);
+        let guard = granted(&here, Wait::No);
+        let until = Instant::now() + 2 * ttl;
+        while Instant::now() < until {
+            assert!(there.acquire(&name("1"), Wait::No).unwrap().granted().is_none(), "it ran out");
+            thread::sleep(Duration::from_millis(50));
+        }
+        assert!(guard.is_valid().unwrap());
+        drop(guard);
+        drop(granted(&there, Wait::No));
+    });
 }

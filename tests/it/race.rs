@@ -16,20 +16,33 @@ use triplock::{
     race::{Delay, LockKind, Place, Race, RaceError, Verdict},
 };
 
+use crate::servers::{Database, Postgres, Redis};
+
 /// A `triplock race` whose temporary files have a directory of their own.
 struct Racing {
     tmp: TempDir,
     arguments: Vec<String>,
+    store: Option<String>,
 }
 
 fn race(arguments: &str) -> Racing {
-    Racing { tmp: tempfile::tempdir().unwrap(), arguments: arguments.split_whitespace().map(str::to_owned).collect() }
+    let arguments = arguments.split_whitespace().map(str::to_owned).collect();
+    Racing { tmp: tempfile::tempdir().unwrap(), arguments, store: None }
+}
+
+/// The same with a store in its environment.
+fn race_with(store: &str, arguments: &str) -> Racing {
+    Racing { store: Some(store.to_owned()), ..race(arguments) }
 }
 
 impl Racing {
     fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_triplock"));
         command.arg("race").args(&self.arguments).env("TMPDIR", self.tmp.path()).env_remove("TRIPLOCK_STATE_DIR");
+        match &self.store {
+            Some(store) => command.env("TRIPLOCK_STORE", store),
+            None => command.env_remove("TRIPLOCK_STORE"),
+        };
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
@@ -104,11 +117,14 @@ fn waiting_students(racing: &Racing, parent: &Child, count: usize) -> Vec<i32> {
         lock.is_some_and(|lock| fs::metadata(lock).is_ok_and(|lock| lock.len() > 0))
     };
     wait_until("a student holds the lock", || lock_is_taken().then_some(()));
-    let numbers = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
-    let students: Vec<i32> =
-        numbers.filter(|pid| stat(*pid).is_some_and(|(ppid, state)| ppid == parent && state != 'Z')).collect();
+    let students = children_of(parent);
     assert_eq!(students.len(), count);
     students
+}
+
+fn children_of(parent: i32) -> Vec<i32> {
+    let numbers = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    numbers.filter(|pid| stat(*pid).is_some_and(|(ppid, state)| ppid == parent && state != 'Z')).collect()
 }
 
 fn signal(pid: i32, signal: Signal) {
@@ -136,43 +152,157 @@ fn two_students_get_the_one_seat_and_then_the_lock_ends_it() {
 #[test]
 fn the_matrix_shows_which_lock_holds_where() {
     let matrix = race("--matrix --json").json(0);
-    let rows: Vec<Value> = matrix["rows"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|row| {
-            json!([
-                row["lock"],
-                row["in"],
-                row["bookings"].as_array().unwrap().len(),
-                row["seats_left"],
-                row["verdict"]
-            ])
-        })
-        .collect();
-    assert_eq!(
-        json!(rows),
-        json!([
-            ["none", "threads", 2, -1, "oversold"],
-            ["none", "processes", 2, -1, "oversold"],
-            ["memory", "threads", 1, 0, "safe"],
-            ["memory", "processes", 2, -1, "oversold"],
-            ["file", "threads", 1, 0, "safe"],
-            ["file", "processes", 1, 0, "safe"],
-        ])
-    );
+    assert_eq!(rows(&matrix), json!(without_a_server()));
     assert_eq!(matrix["ok"], true);
+    let not_run: Vec<_> = matrix["not_run"].as_array().unwrap().iter().map(|lock| lock["lock"].clone()).collect();
+    assert_eq!(json!(not_run), json!(["redis", "postgres"]));
+}
+
+/// What came of each race of a matrix.
+fn rows(matrix: &Value) -> Value {
+    let row = |row: &Value| {
+        let bookings = row["bookings"].as_array().unwrap().len();
+        json!([row["lock"], row["in"], bookings, row["seats_left"], row["verdict"]])
+    };
+    matrix["rows"].as_array().unwrap().iter().map(row).collect()
+}
+
+/// What must come of those that need no server.
+fn without_a_server() -> Vec<Value> {
+    vec![
+        json!(["none", "threads", 2, -1, "oversold"]),
+        json!(["none", "processes", 2, -1, "oversold"]),
+        json!(["none", "hosts", 2, -1, "oversold"]),
+        json!(["memory", "threads", 1, 0, "safe"]),
+        json!(["memory", "processes", 2, -1, "oversold"]),
+        json!(["memory", "hosts", 2, -1, "oversold"]),
+        json!(["file", "threads", 1, 0, "safe"]),
+        json!(["file", "processes", 1, 0, "safe"]),
+        json!(["file", "hosts", 2, -1, "oversold"]),
+    ]
+}
+
+/// What must come of those with a lock that is on a server.
+fn of_server(lock: &str) -> Vec<Value> {
+    ["threads", "processes", "hosts"].map(|place| json!([lock, place, 1, 0, "safe"])).to_vec()
+}
+
+#[test]
+fn a_matrix_with_servers_runs_their_locks_everywhere_and_leaves_nothing_there() {
+    const TEST: &str = "race::a_matrix_with_servers_runs_their_locks_everywhere_and_leaves_nothing_there";
+    if !Redis::is_installed(TEST) || !Postgres::is_installed(TEST) {
+        return;
+    }
+    let (redis, database) = (Redis::start(), Postgres::shared().database());
+    let servers = format!("--store {} --store {}", redis.url(), database.url());
+    let matrix = race(&format!("--matrix --json {servers}")).json(0);
+    let expected: Vec<_> =
+        without_a_server().into_iter().chain(of_server("redis")).chain(of_server("postgres")).collect();
+    assert_eq!(rows(&matrix), json!(expected));
+    assert_eq!((&matrix["ok"], &matrix["not_run"]), (&json!(true), &json!([])));
+    assert_eq!(redis.cli(["KEYS", "*race-*"]), "");
+    let dump = dump(&database);
+    assert!(!dump.contains("race-"), "{dump}");
+
+    // One of them is a matrix as well, and the other is named as not run.
+    let told = race_with(&redis.url(), "--matrix").prints(0);
+    assert!(
+        told.contains("\nredis     hosts ") && told.contains("\npostgres  not run: give --store postgres://"),
+        "{told}"
+    );
+}
+
+/// Every row of every table of ours.
+fn dump(database: &Database<'_>) -> String {
+    let tables = database.sql(
+        "SELECT quote_ident(table_schema) || '.' || quote_ident(table_name) FROM information_schema.tables \
+         WHERE table_schema NOT IN ('pg_catalog', 'information_schema')",
+    );
+    let row = |table: &str| database.sql(&format!("SELECT t::text FROM {table} t"));
+    tables.lines().map(row).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn between_hosts_a_lock_of_a_server_ends_what_a_lock_file_does_not() {
+    let told = race("--in hosts --delay 300-350").prints(0);
+    assert!(told.contains("Each host has a lock file of its own"), "{told}");
+    assert_eq!(told.matches("Verdict: oversold").count(), 2, "{told}");
+    if !Redis::is_installed("race::between_hosts_a_lock_of_a_server_ends_what_a_lock_file_does_not") {
+        return;
+    }
+    let redis = Redis::start();
+    let told = race_with(&redis.url(), "--in hosts --delay 300-350").prints(0);
+    assert!(told.contains("Step 2. Lock: redis; students in hosts"), "{told}");
+    assert!(told.ends_with("without a lock oversold (-1 left), with the redis lock safe (0 left).\n"), "{told}");
+}
+
+#[test]
+fn students_wait_for_a_lock_of_a_server() {
+    const TEST: &str = "race::students_wait_for_a_lock_of_a_server";
+    let race = |url: &str, lock: &str, place: &str| {
+        let arguments = format!("--lock {lock} --in {place} --students 12 --seats 5 -w 60 --delay 1-3 --json");
+        let told = race_with(url, &arguments).json(0);
+        assert_eq!(told["rows"][0]["bookings"].as_array().unwrap().len(), 5, "{lock} in {place}");
+    };
+    for place in Place::ALL.map(Place::word) {
+        if Redis::is_installed(TEST) {
+            race(&Redis::start().url(), "redis", place);
+        }
+        if Postgres::is_installed(TEST) {
+            race(&Postgres::shared().database().url(), "postgres", place);
+        }
+    }
+}
+
+#[test]
+fn a_lock_of_a_server_says_what_it_needs() {
+    for (lock, why) in [("redis", "give --store redis://HOST"), ("postgres", "give --store postgres://HOST/DATABASE")] {
+        let said = said(&race(&format!("--lock {lock}")).exits(64));
+        assert!(said.contains(why), "{said}");
+    }
+    // The other kind of server is of no help.
+    let said = |racing: &Racing, code| said(&racing.exits(code));
+    assert!(said(&race_with("redis://127.0.0.1", "--lock postgres"), 64).contains("give --store postgres://"));
+    assert!(said(&race("--store redis://a --store redis://b"), 64).contains("two redis servers"));
+    // Nobody listens there: the race does not begin.
+    let gone = said(&race("--lock redis --store redis://127.0.0.1:1"), 69);
+    assert!(!gone.contains("student 1  "), "{gone}");
+}
+
+#[test]
+fn no_url_is_on_a_students_command_line() {
+    if !Redis::is_installed("race::no_url_is_on_a_students_command_line") {
+        return;
+    }
+    let redis = Redis::start();
+    let racing = race_with(&redis.url(), "--lock redis --in hosts --delay 60000-60000 -w 60");
+    let parent = racing.command().spawn().unwrap();
+    let is_held = || !redis.cli(["KEYS", "*race-*"]).is_empty();
+    wait_until("a student holds the lock", || is_held().then_some(()));
+    let students = children_of(i32::try_from(parent.id()).unwrap());
+    assert_eq!(students.len(), 2);
+    for student in &students {
+        let words = fs::read_to_string(format!("/proc/{student}/cmdline")).unwrap();
+        assert!(words.contains("race-student") && !words.contains("://"), "{words}");
+    }
+    signal(i32::try_from(parent.id()).unwrap(), Signal::TERM);
+    let output = parent.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(71), "{}", said(&output));
+    assert!(!is_held(), "a race that is called off cleans up as well");
+    racing.left_nothing();
 }
 
 #[test]
 fn the_table_is_aligned() {
     let told = race("--matrix --delay 300-400").prints(0);
-    let table: Vec<&str> = told.lines().skip_while(|line| !line.starts_with("lock ")).take(7).collect();
+    let table: Vec<&str> = told.lines().skip_while(|line| !line.starts_with("lock ")).take(12).collect();
     let column = table[0].find("as promised").unwrap();
-    assert_eq!(table.len(), 7);
-    for row in &table[1..] {
+    assert_eq!(table.len(), 12);
+    for row in &table[1..10] {
         assert!(row[column..].starts_with("yes ("), "{told}");
     }
+    assert!(table[10].starts_with("redis     not run: give --store redis://HOST"), "{told}");
+    assert!(table[11].starts_with("postgres  not run: give --store postgres://HOST/DATABASE"), "{told}");
 }
 
 #[test]
@@ -184,6 +314,9 @@ fn the_exit_code_says_whether_it_was_safe() {
         ("memory", "processes", 1),
         ("file", "threads", 0),
         ("file", "processes", 0),
+        ("none", "hosts", 1),
+        ("memory", "hosts", 1),
+        ("file", "hosts", 1),
     ] {
         let quiet = race(&format!("--lock {lock} --in {place} --delay 300-350 -q")).prints(code);
         assert_eq!(quiet, "", "-q says nothing");
@@ -294,8 +427,9 @@ fn bad_input_is_a_usage_error() {
         ("--delay 0-99999999999", "range of milliseconds"),
         ("--delay 0-60001", "too long"),
         ("--lock queue", "none, memory, file"),
-        ("--lock redis", "none, memory, file"),
-        ("--in hosts", "threads, processes"),
+        ("--lock etcd", "redis, postgres"),
+        ("--lock redis", "give --store redis://HOST"),
+        ("--in cloud", "threads, processes, hosts"),
         ("--seed -1", "seed"),
         ("-w x", "seconds"),
         ("-n -w 1", "cannot be used with"),
@@ -414,6 +548,8 @@ fn the_library_races_the_same_students() {
     };
     for place in Place::ALL {
         let report = race.run(LockKind::File, place).unwrap();
-        assert_eq!((report.bookings.len(), report.seats_left, report.verdict()), (3, 0, Verdict::Safe), "{place}");
+        if place != Place::Hosts {
+            assert_eq!((report.bookings.len(), report.seats_left, report.verdict()), (3, 0, Verdict::Safe), "{place}");
+        }
     }
 }
