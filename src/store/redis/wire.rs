@@ -110,8 +110,11 @@ fn connect_to_any(host: &str, port: u16, patience: Duration) -> io::Result<TcpSt
 
 /// What the parser says went wrong with the socket, or that no reply looks like that.
 fn io_error(error: redis::RedisError) -> io::Error {
-    use std::error::Error as _;
-    match error.source().and_then(|source| source.downcast_ref::<io::Error>()) {
+    use std::error::Error as Any;
+    // What it gives as its source is not the error, but the pointer that it keeps it by.
+    type Kept = std::sync::Arc<dyn Any + Send + Sync>;
+    let kept = error.source().and_then(|source| source.downcast_ref::<Kept>());
+    match kept.and_then(|kept| kept.downcast_ref::<io::Error>()) {
         Some(e) if e.raw_os_error().is_some() => io::Error::from_raw_os_error(e.raw_os_error().unwrap_or_default()),
         Some(e) => io::Error::new(e.kind(), e.to_string()),
         None => io::Error::new(io::ErrorKind::InvalidData, "what it sent is no reply of a Redis"),
