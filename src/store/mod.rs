@@ -6,6 +6,7 @@
 //!
 //! What a server promises, and how its locks are lost, is in docs/scaling.md.
 
+mod connection;
 mod lease;
 mod session;
 mod trips;
@@ -18,6 +19,7 @@ mod redis;
 
 use std::time::Duration;
 
+pub(crate) use connection::Connection;
 pub(crate) use lease::{Attempt, HeldLease, Lease, LeaseView, Resource, Token};
 pub(crate) use session::{Append, LedgerHead, ServerFacts, Session};
 pub(crate) use trips::ServerTrips;

@@ -235,6 +235,10 @@ impl Session for RedisSession {
         leases::release(self, lease).map_err(self.error())
     }
 
+    fn forget(&mut self, _resource: &Resource) -> Result<()> {
+        Ok(())
+    }
+
     fn leases(&mut self) -> Result<Vec<LeaseView>> {
         leases::list(self).map_err(self.error())
     }
