@@ -7,6 +7,7 @@
 //! What a server promises, and how its locks are lost, is in docs/scaling.md.
 
 mod choice;
+mod connection;
 mod lease;
 mod secret;
 mod session;
@@ -23,6 +24,7 @@ mod redis;
 use std::time::Duration;
 
 pub(crate) use choice::StoreChoice;
+pub(crate) use connection::Connection;
 pub(crate) use lease::{Attempt, HeldLease, Lease, LeaseView, Resource, Token};
 #[cfg(feature = "postgres")]
 pub(crate) use postgres::RowLock;
