@@ -103,7 +103,7 @@ fn redis(scheme: &Scheme, hosts: &str, path: &str, words: &mut Words) -> Result<
         if socket.len() < 2 {
             return Err("the socket is missing: give redis+unix:///SOCKET".to_owned());
         }
-        return Ok((vec![Host::Unix(socket.into(), 0)], number.map(|number| database_number(&number)).transpose()?));
+        return Ok((vec![Host::Unix(socket.into(), 0)], database_number(number)?));
     }
     if hosts.contains(',') {
         return Err("it names several servers, and Redis has one that takes writes; give that one".to_owned());
@@ -113,12 +113,14 @@ fn redis(scheme: &Scheme, hosts: &str, path: &str, words: &mut Words) -> Result<
     }
     let in_path = Some(part("the database", path.trim_start_matches('/'))?).filter(|number| !number.is_empty());
     let number = one("the database", in_path, number)?;
-    Ok((vec![host(hosts, 6379)?], number.map(|number| database_number(&number)).transpose()?))
+    Ok((vec![host(hosts, 6379)?], database_number(number)?))
 }
 
-fn database_number(given: &str) -> Result<String, String> {
-    let wrong = || "the database is a number of Redis, such as /1".to_owned();
-    given.parse::<u16>().map(|number| number.to_string()).map_err(|_| wrong())
+/// (The first database is where everybody is who names none.)
+fn database_number(given: Option<String>) -> Result<Option<String>, String> {
+    let Some(given) = given else { return Ok(None) };
+    let number = given.parse::<u16>().map_err(|_| "the database is a number of Redis, such as /1".to_owned())?;
+    Ok((number > 0).then(|| number.to_string()))
 }
 
 fn postgres(hosts: &str, path: &str, words: &mut Words) -> Result<Place, String> {

@@ -81,10 +81,9 @@ impl StoreUrl {
         match (self.kind, self.database.as_deref()) {
             (Kind::Redis, database) if on_socket => {
                 self.write_hosts(f, false)?;
-                let database = database.filter(|database| *database != "0");
                 database.map_or(Ok(false), |database| write!(f, "?db={database}").map(|()| true))
             }
-            (Kind::Redis, None | Some("0")) => Ok(false),
+            (Kind::Redis, None) => Ok(false),
             (Kind::Redis, Some(database)) => write!(f, "/{database}").map(|()| false),
             (Kind::Postgres, database) => {
                 if let Some(database) = database {
