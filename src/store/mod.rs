@@ -7,7 +7,9 @@
 //! What a server promises, and how its locks are lost, is in docs/scaling.md.
 
 mod choice;
+mod credentials;
 mod lease;
+mod pgpass;
 mod secret;
 mod session;
 #[cfg(any(feature = "postgres", feature = "redis"))]
@@ -23,6 +25,7 @@ mod redis;
 use std::time::Duration;
 
 pub(crate) use choice::StoreChoice;
+pub(crate) use credentials::{Source, find as find_credentials};
 pub(crate) use lease::{Attempt, HeldLease, Lease, LeaseView, Resource, Token};
 pub(crate) use secret::{Secret, without_passwords};
 pub(crate) use session::{Append, LedgerHead, ServerFacts, Session};
