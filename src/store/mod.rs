@@ -6,9 +6,13 @@
 //!
 //! What a server promises, and how its locks are lost, is in docs/scaling.md.
 
+mod choice;
 mod connection;
 mod lease;
+mod secret;
 mod session;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod tls;
 mod trips;
 mod url;
 
@@ -19,12 +23,16 @@ mod redis;
 
 use std::time::Duration;
 
+pub(crate) use choice::StoreChoice;
 pub(crate) use connection::Connection;
 pub(crate) use lease::{Attempt, HeldLease, Lease, LeaseView, Resource, Token};
+#[cfg(feature = "postgres")]
+pub(crate) use postgres::RowLock;
+pub(crate) use secret::{Secret, without_passwords};
 pub(crate) use session::{Append, LedgerHead, ServerFacts, Session};
-pub(crate) use trips::ServerTrips;
+pub use trips::ServerTrips;
+pub(crate) use url::Kind;
 pub use url::StoreUrl;
-pub(crate) use url::{Kind, StoreChoice};
 
 use crate::error::Result;
 

@@ -21,7 +21,7 @@ pub(super) fn facts(session: &mut RedisSession) -> Result<ServerFacts, Failure> 
     let settings = Settings { info, config: configuration(session)? };
     let mut facts = ServerFacts {
         product: settings.product(),
-        is_encrypted: false,
+        is_encrypted: session.place.is_encrypted(),
         is_replica: settings.of_info("role") == Some("slave"),
         ..ServerFacts::default()
     };

@@ -35,6 +35,8 @@ mod ledgers;
 mod place;
 mod reply;
 mod script;
+#[cfg(test)]
+mod tests;
 mod trips;
 mod trouble;
 mod wire;
@@ -50,7 +52,7 @@ use self::{
     trouble::{Failure, unreachable_because},
     wire::Wire,
 };
-use super::{Append, Attempt, Lease, LeaseView, LedgerHead, Resource, ServerFacts, Session, StoreUrl};
+use super::{Append, Attempt, Lease, LeaseView, LedgerHead, Resource, ServerFacts, Session, StoreUrl, tls};
 use crate::{
     booking::{Roster, Totals},
     error::{Error, Result, ServerTrouble},
@@ -72,10 +74,13 @@ pub(super) fn connect(url: &StoreUrl, patience: Duration) -> Result<Box<dyn Sess
 
 /// A connection that the server knows the user and the database of.
 fn open(place: &Place, patience: Duration) -> Result<Wire> {
-    let unreachable = |e: std::io::Error| Error::Server {
-        server: place.shown.clone(),
-        trouble: ServerTrouble::Unreachable,
-        why: unreachable_because(&e),
+    let unreachable = |e: std::io::Error| match tls::trouble(&e) {
+        Some(why) => Error::Server { server: place.shown.clone(), trouble: ServerTrouble::Misconfigured, why },
+        None => Error::Server {
+            server: place.shown.clone(),
+            trouble: ServerTrouble::Unreachable,
+            why: unreachable_because(&e),
+        },
     };
     // A reply to WAIT takes as long as that.
     let patience = patience + place.replicas.map_or(Duration::ZERO, |replicas| replicas.timeout);
@@ -86,7 +91,7 @@ fn open(place: &Place, patience: Duration) -> Result<Wire> {
         if let Some(user) = &place.user {
             command.arg(user);
         }
-        command.arg(password);
+        command.arg(password.reveal());
         greeting.push(command);
     }
     if place.database != 0 {
@@ -235,8 +240,8 @@ impl Session for RedisSession {
         leases::release(self, lease).map_err(self.error())
     }
 
-    fn forget(&mut self, _resource: &Resource) -> Result<()> {
-        Ok(())
+    fn forget(&mut self, resource: &Resource) -> Result<()> {
+        leases::forget(self, resource).map_err(self.error())
     }
 
     fn leases(&mut self) -> Result<Vec<LeaseView>> {

@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use redis::{ConnectionAddr, IntoConnectionInfo as _};
-
 use super::wire::Address;
 use crate::{
-    error::{Error, Result, ServerTrouble},
-    store::StoreUrl,
+    error::Result,
+    store::{Secret, StoreUrl, tls, url::Host},
 };
 
 /// How long replicas may take unless the URL says otherwise.
@@ -20,12 +18,12 @@ pub(super) struct Place {
     pub(super) shown: String,
     pub(super) address: Address,
     pub(super) user: Option<String>,
-    pub(super) password: Option<String>,
+    pub(super) password: Option<Secret>,
     pub(super) database: i64,
     pub(super) replicas: Option<Replicas>,
 }
 
-/// `?wait_replicas=N&wait_timeout=MS`: an answer waits until so many replicas have it.
+/// `?wait_replicas=N&wait_timeout=SECONDS`: an answer waits until so many replicas have it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Replicas {
     pub(super) count: u32,
@@ -33,40 +31,29 @@ pub(super) struct Replicas {
 }
 
 impl Place {
-    /// # Errors
-    /// `Server`, misconfigured: the URL makes no sense for a Redis.
-    pub(super) fn of(url: &StoreUrl) -> Result<Self> {
-        let shown = url.to_string();
-        let wrong = |why: String| Error::Server { server: shown.clone(), trouble: ServerTrouble::Misconfigured, why };
-        let (base, query) = url.secret_text().split_once('?').unwrap_or((url.secret_text(), ""));
-        let info = base.into_connection_info().map_err(|e| wrong(format!("the store's URL: {}", e.category())))?;
-        let address = match info.addr() {
-            ConnectionAddr::Tcp(host, port) => Address::Tcp { host: host.clone(), port: *port },
-            ConnectionAddr::Unix(path) => Address::Unix(path.clone()),
-            _ => return Err(wrong("TLS: not yet".to_owned())),
-        };
-        let replicas = Replicas::of(query).map_err(wrong)?;
-        let settings = info.redis_settings();
-        let (user, password) = (settings.username().map(str::to_owned), settings.password().map(str::to_owned));
-        Ok(Self { shown, address, user, password, database: settings.db(), replicas })
+    pub(super) fn is_encrypted(&self) -> bool {
+        matches!(self.address, Address::Tcp { tls: Some(_), .. })
     }
-}
 
-impl Replicas {
-    fn of(query: &str) -> Result<Option<Self>, String> {
-        let (mut count, mut timeout) = (0, WAIT_TIMEOUT);
-        for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
-            let number = || match value.parse::<u32>() {
-                Ok(number) => Ok(number),
-                Err(_) => Err(format!("{key}={value} in the store's URL: give a whole number")),
-            };
-            match key {
-                "wait_replicas" => count = number()?,
-                // 0 would be for ever.
-                "wait_timeout" => timeout = Duration::from_millis(number()?.max(1).into()),
-                _ => {}
+    /// # Errors
+    /// `Server`, misconfigured: TLS is asked for, and no authority is known.
+    pub(super) fn of(url: &StoreUrl) -> Result<Self> {
+        let address = match &url.hosts()[0] {
+            Host::Unix(path, _) => Address::Unix(path.clone()),
+            host @ Host::Tcp(name, port) => {
+                Address::Tcp { host: name.clone(), port: *port, tls: tls::for_host(url, host)? }
             }
-        }
-        Ok((count > 0).then_some(Self { count, timeout }))
+        };
+        let timeout = url.wait_timeout().unwrap_or(WAIT_TIMEOUT);
+        let replicas = url.wait_replicas().filter(|count| *count > 0).map(|count| Replicas { count, timeout });
+        Ok(Self {
+            shown: url.to_string(),
+            address,
+            user: url.user().map(str::to_owned),
+            password: url.password().cloned(),
+            // (It was parsed as a number.)
+            database: url.database().and_then(|number| number.parse().ok()).unwrap_or_default(),
+            replicas,
+        })
     }
 }

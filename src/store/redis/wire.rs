@@ -10,15 +10,26 @@ use std::{
     net::{TcpStream, ToSocketAddrs as _},
     os::unix::net::UnixStream,
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use redis::{Cmd, Parser, Value};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
+use rustls::{ClientConfig, ClientConnection, StreamOwned, pki_types::ServerName};
 
 /// Where a server listens.
 #[derive(Debug, Clone)]
 pub(super) enum Address {
-    Tcp { host: String, port: u16 },
+    Tcp {
+        host: String,
+        port: u16,
+        /// How to speak TLS, and who must answer.
+        tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    },
     Unix(PathBuf),
 }
 
@@ -49,11 +60,23 @@ impl Wire {
     /// Connects. Each read and write takes at most `patience`.
     pub(super) fn connect(address: &Address, patience: Duration) -> io::Result<Self> {
         let socket = match address {
-            Address::Tcp { host, port } => {
-                let stream = connect_to_any(host, *port, patience)?;
+            Address::Tcp { host, port, tls } => {
+                let mut stream = connect_to_any(host, *port, patience)?;
                 // Requests are written whole; waiting for more to send would only delay them.
                 stream.set_nodelay(true)?;
-                Socket::Tcp(stream)
+                match tls {
+                    None => Socket::Tcp(stream),
+                    Some((tls, name)) => {
+                        stream.set_read_timeout(Some(patience))?;
+                        stream.set_write_timeout(Some(patience))?;
+                        let connection = ClientConnection::new(Arc::clone(tls), name.clone());
+                        let mut connection = connection.map_err(io::Error::other)?;
+                        while connection.is_handshaking() {
+                            connection.complete_io(&mut stream)?;
+                        }
+                        Socket::Tls(Box::new(StreamOwned::new(connection, stream)))
+                    }
+                }
             }
             Address::Unix(path) => Socket::Unix(UnixStream::connect(path)?),
         };
@@ -70,21 +93,36 @@ impl Wire {
         }
         // `write_all` goes on after a signal. Had the server got all of the last command, this would not have failed; it
         // may have got those before.
-        let sent = self.socket.write_all(&bytes);
+        let sent = self.socket.write_all(&bytes).and_then(|()| self.socket.flush());
         sent.map_err(|e| if commands.len() == 1 { Broken::Unsent(e) } else { Broken::Unanswered(e) })?;
         let mut replies = Vec::with_capacity(commands.len());
         for _ in commands {
-            let reply = self.parser.parse_value(Undisturbed(&mut self.socket));
-            replies.push(reply.map_err(|e| Broken::Unanswered(io_error(e)))?);
+            replies.push(self.read(Reading::Reply).map_err(Broken::Unanswered)?);
         }
         Ok(replies)
     }
 
     /// Waits for something that the server sends by itself, or a signal. `false`: the time is over.
     pub(super) fn listen(&mut self, at_most: Duration) -> io::Result<bool> {
+        if let Socket::Tls(stream) = &self.socket {
+            // TLS reads on after a signal. So it reads only what is there, and this waits.
+            let socket = stream.sock.try_clone()?;
+            self.socket.set_read_timeout(Duration::from_millis(1))?;
+            match self.read(Reading::Message) {
+                Ok(_) => return Ok(true),
+                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+                Err(e) => return Err(e),
+            }
+            let at_most = Timespec::try_from(at_most).map_err(io::Error::other)?;
+            return match poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&at_most)) {
+                Ok(0) => Ok(false),
+                Ok(_) | Err(Errno::INTR) => Ok(true),
+                Err(e) => Err(e.into()),
+            };
+        }
         // Zero would mean for ever.
         self.socket.set_read_timeout(at_most.max(Duration::from_millis(1)))?;
-        match self.parser.parse_value(&mut self.socket).map_err(io_error) {
+        match self.read(Reading::Message) {
             Ok(_) => Ok(true),
             Err(e) => match e.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Ok(false),
@@ -92,6 +130,16 @@ impl Wire {
                 _ => Err(e),
             },
         }
+    }
+
+    /// The next value. What has come of it stays with the parser when the rest does not come in time.
+    fn read(&mut self, reading: Reading) -> io::Result<Value> {
+        let mut source = Source { socket: &mut self.socket, reading, failure: None };
+        let value = self.parser.parse_value(&mut source);
+        let failure = source.failure;
+        value.map_err(|_| {
+            failure.unwrap_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "what it sent is no reply of a Redis"))
+        })
     }
 }
 
@@ -108,21 +156,9 @@ fn connect_to_any(host: &str, port: u16, patience: Duration) -> io::Result<TcpSt
     Err(last)
 }
 
-/// What the parser says went wrong with the socket, or that no reply looks like that.
-fn io_error(error: redis::RedisError) -> io::Error {
-    use std::error::Error as Any;
-    // What it gives as its source is not the error, but the pointer that it keeps it by.
-    type Kept = std::sync::Arc<dyn Any + Send + Sync>;
-    let kept = error.source().and_then(|source| source.downcast_ref::<Kept>());
-    match kept.and_then(|kept| kept.downcast_ref::<io::Error>()) {
-        Some(e) if e.raw_os_error().is_some() => io::Error::from_raw_os_error(e.raw_os_error().unwrap_or_default()),
-        Some(e) => io::Error::new(e.kind(), e.to_string()),
-        None => io::Error::new(io::ErrorKind::InvalidData, "what it sent is no reply of a Redis"),
-    }
-}
-
 enum Socket {
     Tcp(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
     Unix(UnixStream),
 }
 
@@ -131,6 +167,7 @@ impl Socket {
         self.set_read_timeout(patience)?;
         match self {
             Self::Tcp(stream) => stream.set_write_timeout(Some(patience)),
+            Self::Tls(stream) => stream.sock.set_write_timeout(Some(patience)),
             Self::Unix(stream) => stream.set_write_timeout(Some(patience)),
         }
     }
@@ -138,6 +175,7 @@ impl Socket {
     fn set_read_timeout(&self, patience: Duration) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.set_read_timeout(Some(patience)),
+            Self::Tls(stream) => stream.sock.set_read_timeout(Some(patience)),
             Self::Unix(stream) => stream.set_read_timeout(Some(patience)),
         }
     }
@@ -147,6 +185,7 @@ impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.read(buffer),
+            Self::Tls(stream) => stream.read(buffer),
             Self::Unix(stream) => stream.read(buffer),
         }
     }
@@ -156,25 +195,47 @@ impl Write for Socket {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.write(buffer),
+            Self::Tls(stream) => stream.write(buffer),
             Self::Unix(stream) => stream.write(buffer),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        match self {
+            Self::Tls(stream) => stream.flush(),
+            Self::Tcp(_) | Self::Unix(_) => Ok(()),
+        }
     }
 }
 
-/// Reads on after a signal.
-struct Undisturbed<'s>(&'s mut Socket);
+/// What is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// What must come: a signal does not end it.
+    Reply,
+    /// What may come.
+    Message,
+}
 
-impl Read for Undisturbed<'_> {
+/// The socket for the parser, which would say less of how reading it failed.
+struct Source<'s> {
+    socket: &'s mut Socket,
+    reading: Reading,
+    failure: Option<io::Error>,
+}
+
+impl Read for Source<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            match self.0.read(buffer) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                read => return read,
-            }
+            let failure = match self.socket.read(buffer) {
+                Ok(0) if !buffer.is_empty() => io::ErrorKind::UnexpectedEof.into(),
+                Ok(read) => return Ok(read),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted && self.reading == Reading::Reply => continue,
+                Err(e) => e,
+            };
+            let kind = failure.kind();
+            self.failure = Some(failure);
+            return Err(kind.into());
         }
     }
 }
