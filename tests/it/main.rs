@@ -40,6 +40,7 @@ mod kill;
 mod last_seat;
 mod latch;
 mod lease_rules;
+mod leased;
 mod ledger;
 mod ledger_script;
 mod library;
