@@ -69,6 +69,8 @@ mod sharing;
 mod signals;
 mod slots;
 mod status;
+mod store_contract;
+mod store_postgres;
 mod store_properties;
 mod storms;
 mod strace;
