@@ -53,7 +53,8 @@ impl RowLock {
         let mut mended = false;
         loop {
             let failure = match self.lock(name, wait) {
-                Ok(fence) => return Ok(Acquire::Granted(fence)),
+                Ok(Some(fence)) => return Ok(Acquire::Granted(fence)),
+                Ok(None) => continue,
                 Err(failure) => failure,
             };
             if failure.is(&SqlState::LOCK_NOT_AVAILABLE) {
@@ -72,10 +73,10 @@ impl RowLock {
         }
     }
 
-    fn lock(&mut self, name: &Name, wait: Duration) -> Result<Fence, Failure> {
+    /// `None`: there was no row; now there is one.
+    fn lock(&mut self, name: &Name, wait: Duration) -> Result<Option<Fence>, Failure> {
         let name = literal(name.as_str());
         let mut script = Script::holding(&self.client, wait);
-        script.add(format_args!("INSERT INTO triplock.locks (name) VALUES ({name}) ON CONFLICT DO NOTHING"));
         let no_wait = if wait.is_zero() { " NOWAIT" } else { "" };
         script.add(format_args!("SELECT FROM triplock.locks WHERE name = {name} FOR UPDATE{no_wait}"));
         let fence = script.add(format_args!(
@@ -83,8 +84,15 @@ impl RowLock {
              (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) WHERE name = {name} RETURNING fence, {FITS}"
         ));
         let answers = script.send(&mut self.client)?;
-        let fence = answers.row(fence).ok_or_else(|| "no fence".to_owned()).and_then(|row| row.get(0));
-        fence.map(Fence).map_err(Failure::Changed)
+        let Some(row) = answers.row(fence) else {
+            // The first to ask for that name makes the row, in a transaction of its own: others must see it.
+            let mut script = Script::new();
+            script.add("ROLLBACK");
+            script.add(format_args!("INSERT INTO triplock.locks (name) VALUES ({name}) ON CONFLICT DO NOTHING"));
+            script.send(&mut self.client)?;
+            return Ok(None);
+        };
+        row.get(0).map(|fence| Some(Fence(fence))).map_err(Failure::Changed)
     }
 
     /// Whether the connection is still there.
