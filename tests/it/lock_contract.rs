@@ -175,7 +175,7 @@ contract!(postgres_lease: |test, keeps| {
     }
 });
 
-contract!(postgres: |test, keeps| {
+contract!(postgres_row: |test, keeps| {
     if Postgres::is_installed(test) {
         keeps(&PostgresLock::connect(Postgres::shared().database().url().parse().unwrap()).unwrap());
     }

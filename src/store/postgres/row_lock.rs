@@ -54,7 +54,11 @@ impl RowLock {
         loop {
             let failure = match self.lock(name, wait) {
                 Ok(Some(fence)) => return Ok(Acquire::Granted(fence)),
-                Ok(None) => continue,
+                // A row that its first holder made would be seen by nobody else, and could not name its holder.
+                Ok(None) => match self.make(name) {
+                    Ok(()) => continue,
+                    Err(failure) => failure,
+                },
                 Err(failure) => failure,
             };
             if failure.is(&SqlState::LOCK_NOT_AVAILABLE) {
@@ -73,7 +77,7 @@ impl RowLock {
         }
     }
 
-    /// `None`: there was no row; now there is one.
+    /// `None`: there is no such row.
     fn lock(&mut self, name: &Name, wait: Duration) -> Result<Option<Fence>, Failure> {
         let name = literal(name.as_str());
         let mut script = Script::holding(&self.client, wait);
@@ -84,15 +88,19 @@ impl RowLock {
              (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) WHERE name = {name} RETURNING fence, {FITS}"
         ));
         let answers = script.send(&mut self.client)?;
-        let Some(row) = answers.row(fence) else {
-            // The first to ask for that name makes the row, in a transaction of its own: others must see it.
-            let mut script = Script::new();
-            script.add("ROLLBACK");
-            script.add(format_args!("INSERT INTO triplock.locks (name) VALUES ({name}) ON CONFLICT DO NOTHING"));
-            script.send(&mut self.client)?;
-            return Ok(None);
-        };
-        row.get(0).map(|fence| Some(Fence(fence))).map_err(Failure::Changed)
+        let fence = answers.row(fence).map(|row| row.get(0)).transpose();
+        fence.map(|fence| fence.map(Fence)).map_err(Failure::Changed)
+    }
+
+    /// Ends the transaction that found no row, and makes it in one of its own.
+    fn make(&mut self, name: &Name) -> Result<(), Failure> {
+        let mut script = Script::new();
+        script.add("ROLLBACK");
+        script.add(format_args!(
+            "INSERT INTO triplock.locks (name) VALUES ({}) ON CONFLICT DO NOTHING",
+            literal(name.as_str())
+        ));
+        script.send(&mut self.client).map(drop)
     }
 
     /// Whether the connection is still there.
