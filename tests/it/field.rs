@@ -150,7 +150,9 @@ impl Server {
                 let key = format!("triplock:{{jobs/{JOB}}}:lease:1");
                 ["redis-cli", "-s", &redis.socket().display().to_string(), "GET", &key].map(str::to_owned).into()
             }
-            Self::Postgres(_) => todo!(),
+            Self::Postgres(postgres) => postgres.psql(&format!(
+                "SELECT 'lease ' || fence FROM triplock.leases WHERE resource = 'jobs/{JOB}' AND expires > clock_timestamp()"
+            )),
         }
     }
 
@@ -174,7 +176,10 @@ impl Server {
                 let line = |entry: &(String, Vec<String>)| serde_json::from_str(&entry.1[1]).expect("JSON");
                 entries.iter().map(line).collect()
             }
-            Self::Postgres(_) => todo!(),
+            Self::Postgres(postgres) => {
+                let select = format!("SELECT entry FROM triplock.entries WHERE job = '{JOB}' ORDER BY number");
+                postgres.sql(&select).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+            }
         }
     }
 

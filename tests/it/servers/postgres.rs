@@ -302,6 +302,14 @@ impl Postgres {
         done("psql", &psql.output().expect("start psql"))
     }
 
+    /// The words of a psql that does this in the database `postgres`, and prints it bare.
+    pub(crate) fn psql(&self, command: &str) -> Vec<String> {
+        let mut words = vec![program("psql").display().to_string()];
+        words.extend(self.client("postgres"));
+        words.extend(["-c".to_owned(), command.to_owned()]);
+        words
+    }
+
     /// A hot standby, which has all that this one has now.
     pub(crate) fn replica(&self) -> Self {
         let directory = own_directory("postgres");
