@@ -79,8 +79,6 @@ pub(crate) struct Servers {
 }
 
 impl Kind {
-    pub(crate) const BOTH: [Self; 2] = [Self::Redis, Self::Postgres];
-
     /// Whether there is such a server; if not, the test is skipped out loud.
     #[track_caller]
     pub(crate) fn is_installed(self, test: &str) -> bool {
@@ -255,6 +253,18 @@ impl Fault {
         Self::Resets,
         Self::AnswersLost,
         Self::ServerStopped,
+        Self::ServerKilled,
+        Self::Failover,
+        Self::FailoverBehind,
+    ];
+
+    /// Those that are looked at every time.
+    pub(crate) const MOST: [Self; 8] = [
+        Self::Cut,
+        Self::Mute,
+        Self::Loss,
+        Self::Latency,
+        Self::AnswersLost,
         Self::ServerKilled,
         Self::Failover,
         Self::FailoverBehind,
