@@ -13,6 +13,7 @@ mod man;
 mod race;
 mod run;
 mod status;
+mod store;
 mod table;
 mod text;
 mod trip;
@@ -20,14 +21,14 @@ mod unknown;
 mod update;
 mod why;
 
-use std::{error::Error as _, ffi::OsString, io, path::PathBuf};
+use std::{error::Error as _, ffi::OsString, io};
 
 use clap::error::ContextKind;
 
 use crate::{
     booking::{Change, Request},
     cli::{self, Cli, Color, Command},
-    dir::{Environment, StateDir},
+    dir::StateDir,
     error::{Error, Result},
     exit::ExitCode,
     lock::{Holder, Wait},
@@ -35,8 +36,9 @@ use crate::{
     output::{self, Failure, Output},
     state::{CommitMode, Store, Trips},
     stderr::{self, Priority},
-    store::{ServerTrips, StoreChoice, StoreUrl},
+    store::{ServerTrips, without_passwords},
 };
+use store::{server, servers, state_path};
 
 /// Parses the command line, does what it says, and gives the exit code.
 #[doc(hidden)]
@@ -88,42 +90,6 @@ pub fn main() -> u8 {
         Command::RaceStudent(args) => race::student(&global, &args),
     };
     done.unwrap_or_else(|error| output::report(&output, &error, || state_path(&global).ok())).code()
-}
-
-/// The state directory that the command line and the environment name.
-fn state_path(global: &cli::Global) -> Result<PathBuf> {
-    match &global.state_dir {
-        Some(path) => Ok(path.clone()),
-        None => StateDir::default_path(&Environment::current()),
-    }
-}
-
-/// The server that the command line, the environment or the configuration names as the store; `None`: the state directory
-/// is the store.
-fn server(global: &cli::Global) -> Result<Option<StoreUrl>> {
-    match global.store.as_slice() {
-        [] => StoreChoice::default_of(&Environment::current()).map(StoreChoice::into_url),
-        [choice] => Ok(choice.clone().into_url()),
-        _ => Err(Error::Usage("--store is given more than once; only race takes several".to_owned())),
-    }
-}
-
-/// The servers that the command line, or else the environment or the configuration, names: one of each kind at most.
-fn servers(global: &cli::Global) -> Result<Vec<StoreUrl>> {
-    let choices = match global.store.as_slice() {
-        [] => vec![StoreChoice::default_of(&Environment::current())?],
-        choices => choices.to_vec(),
-    };
-    let servers: Vec<_> = choices.into_iter().filter_map(StoreChoice::into_url).collect();
-    for (at, server) in servers.iter().enumerate() {
-        if servers[..at].iter().any(|other| other.kind() == server.kind()) {
-            return Err(Error::Usage(format!(
-                "--store names two {} servers: give one of each kind",
-                server.kind().word()
-            )));
-        }
-    }
-    Ok(servers)
 }
 
 /// The trips of the store, if there is one.
@@ -228,8 +194,9 @@ fn usage(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return ExitCode::Success;
     }
-    let text = error.render().to_string();
-    let what = wrong(error, &text);
+    // It quotes words of the command line, and somebody may have put a password there.
+    let text = without_passwords(&error.render().to_string());
+    let what = without_passwords(&wrong(error, &text));
     // Of `run`, what comes after `--` is another command's.
     let arguments: Vec<_> = std::env::args_os().skip(1).take_while(|argument| argument != "--").collect();
     let json = arguments.iter().any(|argument| argument == "--json");
@@ -260,7 +227,7 @@ fn subcommand(arguments: &[OsString]) -> Option<&str> {
     let mut arguments = arguments.iter().filter_map(|argument| argument.to_str());
     while let Some(argument) = arguments.next() {
         match argument {
-            "--state-dir" | "--color" => {
+            "--state-dir" | "--store" | "--color" => {
                 arguments.next();
             }
             option if option.starts_with('-') => {}

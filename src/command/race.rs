@@ -71,7 +71,7 @@ pub(super) fn student(global: &cli::Global, args: &cli::RaceStudent) -> anyhow::
         student: args.student,
         lock: args.lock,
         name: args.name.clone(),
-        store: if args.lock.server().is_some() { super::servers(global)?.pop() } else { None },
+        store: if args.lock.server().is_some() { super::store::inherited(global)? } else { None },
         delay: Duration::from_millis(args.delay_ms),
         wait: args.wait_ms.map_or(Wait::No, |ms| Wait::For(Duration::from_millis(ms))),
         parent: args.parent,

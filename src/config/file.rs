@@ -33,9 +33,21 @@ pub(crate) fn open(path: &Path, user: u32) -> Result<Opened, Problem> {
     open_at(CWD, path, path, user)
 }
 
-/// The text of a file, or `None` when none is there.
-pub(crate) fn read_file(path: &Path, user: u32) -> Result<Option<String>, Problem> {
-    text_of(path, open_at(CWD, path, path, user)?)
+/// The text of a file, or `None` when none is there; and whether others than its owner may read it.
+pub(crate) fn read_file(path: &Path, user: u32) -> Result<Option<(String, bool)>, Problem> {
+    let opened = open_as(CWD, path, path, |path, stat| judge(path, stat, user))?;
+    let mut is_open = false;
+    let (opened, stat) = opened;
+    if let Some(stat) = stat {
+        is_open = Mode::from_raw_mode(stat.st_mode).intersects(Mode::RGRP | Mode::ROTH);
+    }
+    Ok(text_of(path, opened)?.map(|text| (text, is_open)))
+}
+
+/// The text of a file with a secret, which nobody else may read or have written; `None` when none is there.
+pub(crate) fn read_secret(path: &Path, user: u32) -> Result<Option<String>, Problem> {
+    let (opened, _) = open_as(CWD, path, path, |path, stat| judge_secret(path, stat, user))?;
+    text_of(path, opened)
 }
 
 /// The same of a file in a directory that was opened.
@@ -53,11 +65,21 @@ fn text_of(path: &Path, opened: Opened) -> Result<Option<String>, Problem> {
 }
 
 fn open_at(directory: impl AsFd, name: &Path, path: &Path, user: u32) -> Result<Opened, Problem> {
+    open_as(directory, name, path, |path, stat| judge(path, stat, user)).map(|(opened, _)| opened)
+}
+
+/// The same, if what it is and whose is accepted; and what was found.
+fn open_as(
+    directory: impl AsFd,
+    name: &Path,
+    path: &Path,
+    judge: impl Fn(&Path, &Stat) -> Result<(), Problem>,
+) -> Result<(Opened, Option<Stat>), Problem> {
     let cannot = |what: &str, source: io::Error| Problem::of_file(path, format!("cannot {what}: {source}"));
     // Without waiting for a fifo's writer. A symbolic link is followed: what counts is who wrote what it leads to.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let fd = match rustix::fs::openat(directory, name, flags, Mode::empty()) {
-        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(Opened::Missing),
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok((Opened::Missing, None)),
         Err(Errno::NXIO) => return Err(not_regular(path, "socket")),
         fd => fd.map_err(|e| cannot("open", e.into()))?,
     };
@@ -65,21 +87,21 @@ fn open_at(directory: impl AsFd, name: &Path, path: &Path, user: u32) -> Result<
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => {}
         FileType::Directory => {
-            judge(path, &stat, user)?;
+            judge(path, &stat)?;
             let names = names(&fd, path).map_err(|e| cannot("list", e.into()))?;
-            return Ok(Opened::Directory(fd, names));
+            return Ok((Opened::Directory(fd, names), Some(stat)));
         }
         FileType::Fifo => return Err(not_regular(path, "fifo")),
         _ => return Err(not_regular(path, "device")),
     }
-    judge(path, &stat, user)?;
+    judge(path, &stat)?;
     let mut bytes = Vec::new();
     File::from(fd).take(MOST + 1).read_to_end(&mut bytes).map_err(|e| cannot("read", e))?;
     if bytes.len() as u64 > MOST {
         return Err(Problem::of_file(path, "is larger than 1 MiB; is it the right file?"));
     }
     match String::from_utf8(bytes) {
-        Ok(text) => Ok(Opened::File(text)),
+        Ok(text) => Ok((Opened::File(text), Some(stat))),
         Err(e) => {
             let good = &e.as_bytes()[..e.utf8_error().valid_up_to()];
             let line = 1 + memchr::memchr_iter(b'\n', good).count();
@@ -115,6 +137,20 @@ fn judge(path: &Path, stat: &Stat, me: u32) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Who may read it.
+fn judge_secret(path: &Path, stat: &Stat, me: u32) -> Result<(), Problem> {
+    if stat.st_uid != 0 && stat.st_uid != me {
+        let why =
+            format!("belongs to user {}, who could read the password; chown it to user {me} or root", stat.st_uid);
+        return Err(Problem::of_file(path, why));
+    }
+    if Mode::from_raw_mode(stat.st_mode).intersects(Mode::RWXG | Mode::RWXO) {
+        let why = format!("a password is in it and others than its owner may use it; chmod 600 {}", path.display());
+        return Err(Problem::of_file(path, why));
+    }
+    Ok(())
+}
+
 fn names(fd: &OwnedFd, path: &Path) -> Result<Vec<PathBuf>, Errno> {
     let mut names = Vec::new();
     for entry in rustix::fs::Dir::read_from(fd)? {
@@ -141,7 +177,8 @@ mod tests {
     }
 
     fn read_file(path: &Path) -> Result<Option<String>, Problem> {
-        super::read_file(path, rustix::process::geteuid().as_raw())
+        let read = super::read_file(path, rustix::process::geteuid().as_raw())?;
+        Ok(read.map(|(text, _)| text))
     }
 
     fn with_mode(path: &Path, mode: u32) {
@@ -164,6 +201,28 @@ mod tests {
         }
         with_mode(dir.path(), 0o777);
         assert!(open(dir.path()).unwrap_err().why.starts_with("is writable by everybody"));
+    }
+
+    #[test]
+    fn a_secret_is_its_owners_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("password");
+        let me = rustix::process::geteuid().as_raw();
+        assert_eq!(read_secret(&path, me), Ok(None));
+        fs::write(&path, "s3cret\n").unwrap();
+        for mode in [0o640, 0o604, 0o620, 0o602, 0o610, 0o644] {
+            with_mode(&path, mode);
+            let why = read_secret(&path, me).unwrap_err().to_string();
+            assert!(why.ends_with(&format!("; chmod 600 {}", path.display())), "{why}");
+        }
+        for mode in [0o600, 0o400] {
+            with_mode(&path, mode);
+            assert_eq!(read_secret(&path, me).unwrap().unwrap(), "s3cret\n");
+        }
+        if me == 0 {
+            std::os::unix::fs::chown(&path, Some(4711), None).unwrap();
+            assert!(read_secret(&path, me).unwrap_err().why.starts_with("belongs to user 4711"));
+        }
     }
 
     #[test]

@@ -13,8 +13,9 @@ mod value;
 use std::path::{Path, PathBuf};
 
 pub(crate) use document::{Document, Problem};
-pub(crate) use file::{Opened, open, read_file, read_in};
-pub(crate) use global::{check as check_global, state_dir};
+use file::read_file;
+pub(crate) use file::{Opened, open, read_in, read_secret};
+pub(crate) use global::{Configuration, Told};
 pub(crate) use suggestion::nearest;
 pub(crate) use value::{Integer, Value, array, boolean, parsed, text, word};
 

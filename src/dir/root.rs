@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    io,
+    fmt, io,
     path::{Path, PathBuf},
 };
 
@@ -13,17 +13,26 @@ use rustix::{
 
 use super::{Dir, file_system};
 use crate::{
-    config::{self, Places, Problem},
+    config::{Configuration, Places, Problem},
     error::{Error, Result},
 };
 
-/// What chooses the state directory and the job files besides the command line, read once at the edge.
-#[derive(Debug, Clone, Default)]
+/// What chooses the store, its password, the state directory and the job files besides the command line, read once at the
+/// edge.
+#[derive(Clone, Default)]
 pub struct Environment {
     /// `$TRIPLOCK_STATE_DIR`
     pub state_dir: Option<OsString>,
     /// `$TRIPLOCK_STORE`
     pub store: Option<OsString>,
+    /// `$TRIPLOCK_STORE_PASSWORD`
+    pub store_password: Option<OsString>,
+    /// `$TRIPLOCK_STORE_PASSWORD_FILE`
+    pub store_password_file: Option<OsString>,
+    /// `$PGPASSWORD`
+    pub pgpassword: Option<OsString>,
+    /// `$PGPASSFILE`
+    pub pgpassfile: Option<OsString>,
     /// `$XDG_STATE_HOME`
     pub xdg_state_home: Option<OsString>,
     /// `$XDG_CONFIG_HOME`
@@ -45,6 +54,10 @@ impl Environment {
         Self {
             state_dir: var("TRIPLOCK_STATE_DIR"),
             store: var("TRIPLOCK_STORE"),
+            store_password: var("TRIPLOCK_STORE_PASSWORD"),
+            store_password_file: var("TRIPLOCK_STORE_PASSWORD_FILE"),
+            pgpassword: var("PGPASSWORD"),
+            pgpassfile: var("PGPASSFILE"),
             xdg_state_home: var("XDG_STATE_HOME"),
             xdg_config_home: var("XDG_CONFIG_HOME"),
             config: var("TRIPLOCK_CONFIG"),
@@ -52,6 +65,23 @@ impl Environment {
             home: var("HOME"),
             machine_config: Some(PathBuf::from("/etc/triplock")),
         }
+    }
+}
+
+/// Without the passwords.
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Environment")
+            .field("state_dir", &self.state_dir)
+            .field("store_password_file", &self.store_password_file)
+            .field("pgpassfile", &self.pgpassfile)
+            .field("xdg_state_home", &self.xdg_state_home)
+            .field("xdg_config_home", &self.xdg_config_home)
+            .field("config", &self.config)
+            .field("xdg_runtime_dir", &self.xdg_runtime_dir)
+            .field("home", &self.home)
+            .field("machine_config", &self.machine_config)
+            .finish_non_exhaustive()
     }
 }
 
@@ -78,10 +108,19 @@ impl StateDir {
 
     /// The same for another user, whose environment that is.
     pub(crate) fn default_path_of(environment: &Environment, user: u32) -> Result<PathBuf> {
+        let configuration = || Ok(Configuration::new(Places::of(environment)?, user));
+        match &environment.state_dir {
+            Some(_) => Self::default_path_in(environment, &Configuration::default(), user),
+            None => Self::default_path_in(environment, &configuration()?, user),
+        }
+    }
+
+    /// The same where that is the configuration.
+    pub(crate) fn default_path_in(environment: &Environment, told: &Configuration, user: u32) -> Result<PathBuf> {
         let (from, path) = if let Some(dir) = &environment.state_dir {
             ("$TRIPLOCK_STATE_DIR", PathBuf::from(dir))
-        } else if let Some(path) = config::state_dir(&Places::of(environment)?, user).map_err(Problem::into_error)? {
-            return Ok(path);
+        } else if let Some(path) = told.state_dir().map_err(Problem::into_error)? {
+            return Ok(path.to_owned());
         } else if user == 0 {
             ("root's default", PathBuf::from("/var/lib/triplock"))
         } else if let Some(dir) = &environment.xdg_state_home {

@@ -8,7 +8,7 @@ use super::{
     read::{self, Read},
 };
 use crate::{
-    config::{self, Places},
+    config::{Configuration, Places},
     job::definition::{Definition, Sources},
     schedule,
 };
@@ -17,7 +17,7 @@ use crate::{
 pub(super) fn examine(machine: &Machine, config: Option<&Path>, findings: &mut Findings) -> Vec<Definition> {
     let me = rustix::process::geteuid().as_raw();
     if let Some(places) = findings.keep(Places::of(&machine.environment)) {
-        findings.problems.extend(config::check_global(&places, me).into_iter().map(Into::into));
+        findings.problems.extend(Configuration::new(places, me).problems().into_iter().map(Into::into));
     }
     let Some(sources) = findings.keep(Sources::new(config, &machine.environment)) else { return Vec::new() };
     let all = sources.all();

@@ -140,6 +140,10 @@ impl Start {
         Environment {
             state_dir: var("TRIPLOCK_STATE_DIR"),
             store: var("TRIPLOCK_STORE"),
+            store_password: var("TRIPLOCK_STORE_PASSWORD"),
+            store_password_file: var("TRIPLOCK_STORE_PASSWORD_FILE"),
+            pgpassword: var("PGPASSWORD"),
+            pgpassfile: var("PGPASSFILE"),
             xdg_state_home: var("XDG_STATE_HOME"),
             xdg_runtime_dir: var("XDG_RUNTIME_DIR"),
             xdg_config_home: config_home.map(|path| if path.is_absolute() { machine.at(path) } else { path }.into()),

@@ -3,7 +3,6 @@
 use std::str::FromStr;
 
 use super::StoreUrl;
-use crate::{dir::Environment, error::Error};
 
 /// Which store is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,16 +19,6 @@ impl StoreChoice {
             Self::Files => None,
             Self::Server(url) => Some(url),
         }
-    }
-
-    /// What the environment or the configuration says.
-    ///
-    /// # Errors
-    /// `Usage` and `BadConfiguration`, when that is no store.
-    pub(crate) fn default_of(environment: &Environment) -> Result<Self, Error> {
-        let Some(given) = &environment.store else { return Ok(Self::Files) };
-        let given = given.to_str().ok_or_else(|| Error::Usage("$TRIPLOCK_STORE is not UTF-8".to_owned()))?;
-        given.parse().map_err(|why| Error::Usage(format!("$TRIPLOCK_STORE: {why}")))
     }
 
     /// What was said on a command line, which everybody on the machine can read: no password is taken from there.

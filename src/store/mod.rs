@@ -8,7 +8,9 @@
 
 mod choice;
 mod connection;
+mod credentials;
 mod lease;
+mod pgpass;
 mod secret;
 mod session;
 #[cfg(any(feature = "postgres", feature = "redis"))]
@@ -25,6 +27,7 @@ use std::time::Duration;
 
 pub(crate) use choice::StoreChoice;
 pub(crate) use connection::Connection;
+pub(crate) use credentials::{Source, find as find_credentials};
 pub(crate) use lease::{Attempt, HeldLease, Lease, LeaseView, Resource, Token};
 #[cfg(feature = "postgres")]
 pub(crate) use postgres::RowLock;
