@@ -306,7 +306,7 @@ impl Postgres {
     /// Has a command refused, in another database; why.
     #[track_caller]
     fn refusal_in(&self, database: &str, command: &str) -> String {
-        let output = self.psql(database).args(["-c", command]).output().expect("start psql");
+        let output = self.told(database).args(["-c", command]).output().expect("start psql");
         assert!(!output.status.success(), "not refused: {command}");
         String::from_utf8_lossy(&output.stderr).trim_end().to_owned()
     }
@@ -317,7 +317,7 @@ impl Postgres {
     }
 
     fn keeps_open_in(&self, database: &str, command: &str) -> Open {
-        let mut psql = self.psql(database);
+        let mut psql = self.told(database);
         let psql = psql.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         let mut psql = psql.spawn().expect("start psql");
         let script = format!("BEGIN;\n{command};\n\\echo done\n");
@@ -328,11 +328,19 @@ impl Postgres {
         Open(psql)
     }
 
-    /// psql, to be told something.
-    fn psql(&self, database: &str) -> Command {
+    /// A psql that is to be told something.
+    fn told(&self, database: &str) -> Command {
         let mut psql = Command::new(program("psql"));
         psql.args(self.client(database));
         psql
+    }
+
+    /// The words of a psql that does this in the database `postgres`, and prints it bare.
+    pub(crate) fn psql(&self, command: &str) -> Vec<String> {
+        let mut words = vec![program("psql").display().to_string()];
+        words.extend(self.client("postgres"));
+        words.extend(["-c".to_owned(), command.to_owned()]);
+        words
     }
 
     /// A hot standby, which has all that this one has now.
