@@ -70,6 +70,7 @@ mod signals;
 mod slots;
 mod status;
 mod store_properties;
+mod store_redis;
 mod storms;
 mod strace;
 mod supervision;
