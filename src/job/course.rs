@@ -300,9 +300,7 @@ impl<L: Lines> Course<'_, L> {
             }
             // A command that handles Ctrl-C in the foreground went on, and ended well.
             Some(Cause::Interrupt) | None if well => (Outcome::Succeeded, own, None),
-            Some(Cause::LeaseLost) => {
-                (Outcome::LeaseLost, ExitCode::LockLost.code(), Some(LEASE_LOST.to_owned()))
-            }
+            Some(Cause::LeaseLost) => (Outcome::LeaseLost, ExitCode::LockLost.code(), Some(LEASE_LOST.to_owned())),
             Some(Cause::Signal(_) | Cause::Interrupt) => (Outcome::Stopped, own, None),
             None => (Outcome::Failed, own, None),
         };
@@ -312,9 +310,7 @@ impl<L: Lines> Course<'_, L> {
     fn broken(&self, broken: &Broken, start: DateTime<Utc>) -> Verdict {
         let command = self.command.first().map(|word| word.to_string_lossy()).unwrap_or_default();
         let (code, why) = match broken {
-            Broken::NotFound => {
-                (ExitCode::NoSuchCommand, format!("{command}: {}", process::why_missing(self.command)))
-            }
+            Broken::NotFound => (ExitCode::NoSuchCommand, format!("{command}: {}", process::why_missing(self.command))),
             Broken::NotExecutable(why) => (ExitCode::NotExecutable, format!("{command}: cannot be executed: {why}")),
             Broken::NotStarted(why) => (ExitCode::NotRun, format!("{command}: cannot be started: {why}")),
             Broken::LeaseLost(survivors) => {
@@ -326,10 +322,7 @@ impl<L: Lines> Course<'_, L> {
             }
             Broken::Unwatched(why, survivors) => {
                 let why = format!("cannot watch over the command any more: {why}; it was killed ({survivors:?})");
-                return Verdict {
-                    outcome: Outcome::Failed,
-                    ..Verdict::not_started(ExitCode::NotRun, why, start)
-                };
+                return Verdict { outcome: Outcome::Failed, ..Verdict::not_started(ExitCode::NotRun, why, start) };
             }
         };
         Verdict::not_started(code, why, start)

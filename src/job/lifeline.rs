@@ -117,7 +117,8 @@ impl Lifeline {
     pub(crate) fn arm(&mut self, due: Option<BootTime>) {
         // What is over goes off at once. (Zero would stop it.)
         let due = due.map_or(Duration::ZERO, |due| due.since_boot().max(Duration::from_nanos(1)));
-        let it_value = Timespec { tv_sec: due.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: due.subsec_nanos().into() };
+        let it_value =
+            Timespec { tv_sec: due.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: due.subsec_nanos().into() };
         let it_interval = Timespec { tv_sec: 0, tv_nsec: 0 };
         // With a valid timer and time there is nothing that can fail.
         let timer = Itimerspec { it_interval, it_value };

@@ -25,6 +25,13 @@ pub(super) struct LockSite {
     pub(super) server: Option<StoreUrl>,
 }
 
+impl LockSite {
+    /// What a lock is called where nobody but the race's students can come.
+    pub(super) fn usual_name() -> Name {
+        super::TRIP.parse().expect("a number is a name")
+    }
+}
+
 /// A held lock of any kind.
 pub(super) type Hold = Box<dyn Guard>;
 

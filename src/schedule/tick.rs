@@ -16,13 +16,8 @@ use super::{Crontab, zone};
 const AHEAD: TimeDelta = TimeDelta::seconds(30);
 
 /// How far back a last time is looked for: a leap day comes after 8 years at most.
-const SPANS: [TimeDelta; 5] = [
-    TimeDelta::minutes(5),
-    TimeDelta::hours(3),
-    TimeDelta::days(3),
-    TimeDelta::days(400),
-    TimeDelta::days(9 * 366),
-];
+const SPANS: [TimeDelta; 5] =
+    [TimeDelta::minutes(5), TimeDelta::hours(3), TimeDelta::days(3), TimeDelta::days(400), TimeDelta::days(9 * 366)];
 
 /// Five fields of a crontab, as the times of runs.
 #[derive(Debug, Clone)]
@@ -97,7 +92,8 @@ mod tests {
     #[test]
     fn a_run_is_for_the_time_that_is_nearest() {
         let tick: Tick = "*/5 * * * *".parse().unwrap();
-        let nearest = |now: &str| tick.nearest(at(&format!("2026-11-29T{now}Z"))).unwrap().format("%H:%M:%S").to_string();
+        let nearest =
+            |now: &str| tick.nearest(at(&format!("2026-11-29T{now}Z"))).unwrap().format("%H:%M:%S").to_string();
         assert_eq!(nearest("12:05:00"), "12:05:00");
         assert_eq!(nearest("12:04:58"), "12:05:00", "a host whose clock is 2 s ahead");
         assert_eq!(nearest("12:04:29"), "12:00:00", "31 s are too many");

@@ -175,14 +175,14 @@ impl Group {
         self.gather();
         let mut lead = Lead { group: self, own, taken: Vec::new() };
         // Requests by reference would tie the slots to the lock; they are few words each.
-        let committed = committer.commit(&own.request, until, || {
+        let done = committer.commit(&own.request, until, || {
             lead.take_all();
             lead.taken.iter().map(|slot| slot.request.clone()).collect()
         });
         if lead.taken.is_empty() {
             lead.take_own();
         }
-        match committed {
+        match done {
             Ok(Acquire::Granted(answers)) => {
                 let mut answers = answers.into_iter();
                 lead.answer(|_| answers.next().expect("an answer for each request").map(Acquire::Granted));

@@ -23,7 +23,7 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags};
 
-use super::{ledger::ServerLedger, leases::Leases};
+use super::{leases::Leases, ledger::ServerLedger};
 use crate::{
     clock::BootTime,
     job::{
@@ -219,7 +219,6 @@ impl Guarded<'_> {
         }
         Err(Broken::LeaseLost(kill(tree)))
     }
-
 }
 
 /// What the guardian has told; of one that was killed before it could, the job is ended here.

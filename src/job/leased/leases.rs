@@ -53,11 +53,21 @@ impl Leases {
 pub(super) enum Acquired {
     Granted(Leases),
     /// Somebody holds that one.
-    Busy { resource: Resource, held: HeldLease, waited: Duration },
+    Busy {
+        resource: Resource,
+        held: HeldLease,
+        waited: Duration,
+    },
     /// A run that we belong to holds that one.
-    Nested { resource: Resource, waited: Duration },
+    Nested {
+        resource: Resource,
+        waited: Duration,
+    },
     /// A signal ended the wait.
-    Interrupted { signal: i32, waited: Duration },
+    Interrupted {
+        signal: i32,
+        waited: Duration,
+    },
 }
 
 /// Who asks, and for what.

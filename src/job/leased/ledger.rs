@@ -66,11 +66,7 @@ impl<'a> ServerLedger<'a> {
     }
 
     /// One append, to whatever the ledger is by then.
-    fn try_append(
-        &self,
-        decide: &mut dyn FnMut(&Totals) -> Vec<Event>,
-        lease: Option<&Lease>,
-    ) -> Result<Append> {
+    fn try_append(&self, decide: &mut dyn FnMut(&Totals) -> Vec<Event>, lease: Option<&Lease>) -> Result<Append> {
         let mut connection = self.connection();
         loop {
             let head = connection.call(|session| session.ledger(self.job))?;

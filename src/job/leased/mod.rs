@@ -168,8 +168,7 @@ impl LeasedRun<'_> {
             held.add(&key, lease.fence);
         }
         // The grace that a signal or time limit starts is the lease's.
-        let options =
-            Options { kill_after: Some(terms.grace), lease: Some(terms.lease), ..self.options.clone() };
+        let options = Options { kill_after: Some(terms.grace), lease: Some(terms.lease), ..self.options.clone() };
         let course = Course {
             job: self.job,
             command: self.command,
@@ -209,9 +208,11 @@ impl LeasedRun<'_> {
             }
             let run = totals.next_run();
             let tick = tick.map(|(tick, time)| {
-                let missed = totals.tick.as_ref().filter(|last| last.expression == tick.to_string()).map_or(0, |last| {
-                    tick.between(last.time, time, MOST_MISSED).len() as u64
-                });
+                let missed = totals
+                    .tick
+                    .as_ref()
+                    .filter(|last| last.expression == tick.to_string())
+                    .map_or(0, |last| tick.between(last.time, time, MOST_MISSED).len() as u64);
                 Ticked { time, expression: tick.to_string(), missed }
             });
             events.push(Event::Started(Started {
@@ -251,7 +252,13 @@ impl LeasedRun<'_> {
             Resource::Job(_) => "it is running already".to_owned(),
             Resource::Lock(name) | Resource::File(name) | Resource::Named(name) => format!("lock {name} is held"),
         };
-        let why = format!("{what} on {} (since {}, pid {}: {})", holder.host, rfc3339(holder.since), holder.pid, holder.command);
+        let why = format!(
+            "{what} on {} (since {}, pid {}: {})",
+            holder.host,
+            rfc3339(holder.since),
+            holder.pid,
+            holder.command
+        );
         let skipped = (Outcome::Skipped, why, self.options.conflict_exit_code);
         let mut told = skipped.clone();
         let recorded = ledger.observe_at(&mut |totals, now| {
@@ -284,7 +291,14 @@ impl LeasedRun<'_> {
         Done { outcome, code, why: Some(reason), holder, warnings }
     }
 
-    fn non_run(&self, run: RunId, outcome: Outcome, reason: String, holder: Option<Holder>, waited: Duration) -> NotRun {
+    fn non_run(
+        &self,
+        run: RunId,
+        outcome: Outcome,
+        reason: String,
+        holder: Option<Holder>,
+        waited: Duration,
+    ) -> NotRun {
         NotRun { run, outcome, reason, holder, wait: seconds(waited), command: self.command_line() }
     }
 
