@@ -5,7 +5,12 @@
 //! lock must be held, and its note must name that fence. A daemon that a run left behind inherits the variable too; once
 //! the run has released its lock, the lock is free, or a later holder's fence stands in it.
 
-use std::{env, ffi::OsString, fmt::Write as _, path::Path};
+use std::{
+    env,
+    ffi::OsString,
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
 
 use crate::lock::Fence;
 
@@ -15,19 +20,35 @@ const HELD: &str = "TRIPLOCK_HELD";
 /// Names the state directory that those locks are in.
 const STATE_DIR: &str = "TRIPLOCK_STATE_DIR";
 
-/// The locks that this process's ancestors hold in one state directory.
+/// Names the server that those locks are on instead, without a password; empty when they are files.
+const STORE: &str = "TRIPLOCK_HELD_STORE";
+
+/// The locks that this process's ancestors hold in one state directory or on one server.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Held {
     /// `NAME:FENCE`, separated by spaces.
     entries: String,
+    state: PathBuf,
+    /// Empty: the locks are in the state directory.
+    store: String,
 }
 
 impl Held {
     /// As the environment says. Locks of another state directory are not among them.
     pub(crate) fn inherited(state: &Path) -> Self {
         let same = env::var_os(STATE_DIR).is_some_and(|dir| is_same(Path::new(&dir), state));
+        Self::of(same, String::new(), state)
+    }
+
+    /// The same of a server's locks; the output goes to the state directory.
+    pub(crate) fn inherited_of_server(store: String, state: &Path) -> Self {
+        Self::of(true, store, state)
+    }
+
+    fn of(same: bool, store: String, state: &Path) -> Self {
+        let same = same && env::var(STORE).unwrap_or_default() == store;
         let entries = if same { env::var(HELD).unwrap_or_default() } else { String::new() };
-        Self { entries }
+        Self { entries, state: state.to_owned(), store }
     }
 
     /// Whether an ancestor says that it took that lock under that fence.
@@ -43,8 +64,14 @@ impl Held {
     }
 
     /// What a process that inherits these locks finds in its environment.
-    pub(crate) fn exported(&self, state: &Path) -> [(OsString, Option<OsString>); 2] {
-        [(HELD.into(), Some(self.entries.clone().into())), (STATE_DIR.into(), Some(state.into()))]
+    pub(crate) fn exported(&self) -> Vec<(OsString, Option<OsString>)> {
+        let set = |name: &str, value: OsString| (name.into(), Some(value));
+        let mut variables = vec![set(HELD, self.entries.clone().into()), set(STATE_DIR, self.state.clone().into())];
+        // One more variable, unless it has nothing to say and contradicts nothing.
+        if !self.store.is_empty() || env::var_os(STORE).is_some() {
+            variables.push(set(STORE, self.store.clone().into()));
+        }
+        variables
     }
 }
 
@@ -69,6 +96,6 @@ mod tests {
                 && !held.contains("nightly", Fence(42))
                 && !held.contains("db", Fence(7))
         );
-        assert_eq!(held.exported(Path::new("/s"))[0].1, Some("nightly:41 locks/db:7".into()));
+        assert_eq!(held.exported()[0].1, Some("nightly:41 locks/db:7".into()));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Two students book the last seat at once; both see "1 seat left"; both succeed. triplock ends that race: a booking
 //! takes the trip's exclusive lock, changes the trip's state, and is answered once it would survive a power cut. It
-//! needs a directory and nothing else: no daemon, no server.
+//! needs a directory and nothing else: no daemon, no server. When one machine is not enough, the same runs on a server.
 //!
 //! ```
 //! use triplock::{Acquire, Change, Name, Refusal, Request, StateDir, Store, Student, Wait};
@@ -29,6 +29,7 @@
 //! ```
 //!
 //! - [`Store`]: the trips of a directory. [`Store::submit`] for one change; [`Store::lock`] to look before deciding.
+//! - [`ServerTrips`]: the trips of a Redis or PostgreSQL server, for many hosts; both are [`Trips`].
 //! - [`lock`]: the locks themselves, one trait and a type for each back end, for whatever else needs one.
 //! - [`booking`]: the rules, without any I/O.
 //! - [`race`]: the race, and what each lock makes of it.
@@ -70,8 +71,8 @@ pub use dir::{Environment, StateDir};
 pub use error::{Error, Result, ServerTrouble};
 pub use lock::{Acquire, Wait};
 pub use name::{InvalidName, MAX_LEN, Name, RequestId, Student};
-pub use state::{Answer, LockedTrip, Store};
-pub use store::StoreUrl;
+pub use state::{Answer, LockedTrip, Store, Trips};
+pub use store::{ServerTrips, StoreUrl};
 
 /// The version of every file and every JSON object that this triplock writes; a newer one is refused.
 pub const FORMAT: u64 = 1;

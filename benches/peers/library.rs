@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use triplock::{Acquire, Change, Name, Request, StateDir, Store, Wait};
+use triplock::{Acquire, Change, Name, Request, StateDir, Store, Trips, Wait};
 
 use crate::{
     drive::{Drove, output},
@@ -20,7 +20,7 @@ use crate::{
     site::Site,
 };
 
-const ROUNDS: usize = 5;
+pub(crate) const ROUNDS: usize = 5;
 /// Redis's load is a number of requests: about as many as it does in a second.
 const LOADS: [(usize, u32); 3] = [(1, 3_000), (8, 12_000), (64, 30_000)];
 
@@ -57,14 +57,15 @@ pub(crate) fn measure(site: &Site) -> Part {
 }
 
 /// One change, which must succeed.
-fn book(store: &Store, trip: &Name, change: Change) {
+pub(crate) fn book(store: &dyn Trips, trip: &Name, change: Change) {
     match store.submit(trip, &Request::new(change), Wait::Forever).expect("an answer") {
         Acquire::Granted(answer) => assert!(answer.refusal().is_none(), "{answer:?}"),
         Acquire::Held(holder) => panic!("held by {holder:?}"),
     }
 }
 
-fn threads_booking(store: &Store, trip: &Name, threads: usize, students: &AtomicU64) -> Drove {
+/// Books from so many threads for a second, a seat for each of the next students.
+pub(crate) fn threads_booking(store: &dyn Trips, trip: &Name, threads: usize, students: &AtomicU64) -> Drove {
     let start = Barrier::new(threads + 1);
     let (by_driver, took) = thread::scope(|scope| {
         let start = &start;
@@ -104,6 +105,11 @@ fn redis_benchmark(redis: &Server, trip: usize, connections: usize, requests: u3
     // Of two thousand million students a few come twice.
     let held = peer::redis_booked(redis.port, trip);
     assert!(held * 1000 >= u64::from(requests) * 999, "Redis holds {held} of {requests} bookings");
+    requests_per_second(&told)
+}
+
+/// What `redis-benchmark -q` says.
+pub(crate) fn requests_per_second(told: &str) -> f64 {
     let words: Vec<&str> = told.split_whitespace().collect();
     let at = words.windows(3).rposition(|words| words == ["requests", "per", "second,"]).expect("a rate");
     words[at - 1].parse().expect("a number")

@@ -11,6 +11,7 @@ mod peer;
 mod processes;
 mod report;
 mod server;
+mod servers;
 mod site;
 mod startup;
 
@@ -20,12 +21,13 @@ use site::Site;
 type Measure = fn(&Site) -> Part;
 
 /// What can be asked for, in the order in which all of it runs.
-const PARTS: [(&str, Measure); 10] = [
+const PARTS: [(&str, Measure); 11] = [
     ("start-up", startup::measure),
     ("processes", processes::beside_peers),
     ("protocol", processes::one_or_two_locks),
     ("waiting", processes::waiting),
     ("library", library::measure),
+    ("servers", servers::measure),
     ("batch", batch::batch),
     ("growth", batch::growth),
     ("jobs", jobs::measure),

@@ -130,17 +130,44 @@ pub(crate) fn sqlite(site: &Site) -> Result<Peer, String> {
     .counting(move || number(&output(count().arg("SELECT count(*) FROM bookings")))))
 }
 
+/// The product with that server as its store.
+pub(crate) fn triplock_on(site: &Site, name: &'static str, store: String) -> Peer {
+    let product = site.product().to_owned();
+    let triplock = move || {
+        let mut command = Command::new(&product);
+        command.env("TRIPLOCK_STORE", &store);
+        command
+    };
+    run(triplock().args(["trip", "add", "processes", "--seats", &SEATS.to_string()]));
+    let show = triplock.clone();
+    Peer::new(name, move |student| {
+        let mut command = triplock();
+        command.args(["book", "processes", "--wait", "60", "--student", &student.to_string()]);
+        command
+    })
+    .counting(move || {
+        let shown = output(show().args(["--json", "trip", "show", "processes"]));
+        let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
+        assert_eq!(shown["bookings"], u64::from(SEATS) - shown["seats_left"].as_u64().expect("seats_left"));
+        shown["bookings"].as_u64().expect("bookings")
+    })
+}
+
 pub(crate) fn redis(site: &Site) -> Result<Peer, String> {
     let server = server::redis(site)?;
-    let port = server.port;
+    let peer = redis_on(server.port);
+    Ok(Peer { _server: Some(server), ..peer })
+}
+
+/// A hand-written client of that Redis.
+pub(crate) fn redis_on(port: u16) -> Peer {
     redis_trip(port, 1);
-    let peer = Peer::new("redis-cli EVAL (appendfsync always)", move |student| {
+    Peer::new("redis-cli EVAL (appendfsync always)", move |student| {
         let mut command = redis_cli(port);
         command.args(["-e", "EVAL", LUA, "2", "trip:1:left", "trip:1:bookings", &student.to_string(), "1"]);
         command
     })
-    .counting(move || redis_booked(port, 1));
-    Ok(Peer { _server: Some(server), ..peer })
+    .counting(move || redis_booked(port, 1))
 }
 
 /// Gives a Redis a trip.
@@ -162,10 +189,15 @@ fn redis_cli(port: u16) -> Command {
 pub(crate) fn postgres(site: &Site) -> Result<Peer, String> {
     let server = server::postgres(site)?;
     let programs: PathBuf = server::postgres_programs().ok_or("postgres is not installed")?;
-    let port = server.port;
+    let peer = postgres_on(programs, server.port);
+    Ok(Peer { _server: Some(server), ..peer })
+}
+
+/// A hand-written client of that Postgres, with tables of its own in the database `postgres`.
+pub(crate) fn postgres_on(programs: PathBuf, port: u16) -> Peer {
     run(server::psql(&programs, port).args(["-c", SCHEMA]));
     let count = programs.clone();
-    let peer = Peer::new("psql FOR UPDATE (synchronous_commit on)", move |student| {
+    Peer::new("psql FOR UPDATE (synchronous_commit on)", move |student| {
         let mut command = server::psql(&programs, port);
         // In one message: a round trip for each statement would only make it slower.
         command.arg("-c").arg(format!(
@@ -175,8 +207,7 @@ pub(crate) fn postgres(site: &Site) -> Result<Peer, String> {
         ));
         command
     })
-    .counting(move || number(&output(server::psql(&count, port).args(["-c", "SELECT count(*) FROM bookings"]))));
-    Ok(Peer { _server: Some(server), ..peer })
+    .counting(move || number(&output(server::psql(&count, port).args(["-c", "SELECT count(*) FROM bookings"]))))
 }
 
 /// What a process costs that does nothing.

@@ -53,7 +53,8 @@ pub(crate) fn one_or_two_locks(site: &Site) -> Part {
     part
 }
 
-fn compare(part: &mut Part, ours: Peer, theirs: Vec<(Peer, Target)>) {
+/// Everybody in turn, and what was promised of more than one at once.
+pub(crate) fn compare(part: &mut Part, ours: Peer, theirs: Vec<(Peer, Target)>) {
     for drivers in DRIVERS {
         let mut our_rates = Vec::new();
         let mut their_rates = vec![Vec::new(); theirs.len()];

@@ -105,7 +105,7 @@ impl Limits {
 fn longest_attempt(options: &Options) -> Option<Duration> {
     let retries = &options.retries;
     let pause = if retries.count > 0 { retries.pause_after(retries.count) } else { Duration::ZERO };
-    Some(options.time_limit? + options.kill_after + pause)
+    Some(options.time_limit? + options.grace() + pause)
 }
 
 /// What is known of a job.

@@ -15,6 +15,7 @@ use crate::{
         signal,
     },
     name::Name,
+    schedule::Tick,
 };
 
 #[derive(Debug, Args)]
@@ -77,7 +78,8 @@ pub(crate) struct RunOptions {
     #[arg(long, value_name = "DURATION", value_parser = settings::time, allow_negative_numbers = true)]
     #[arg(help_heading = "Limits")]
     pub(crate) time_limit: Option<Duration>,
-    /// How long the job has from the first signal until it is killed with all it started; 0 never kills [default: 10].
+    /// How long the job has from the first signal until it is killed with all it started; 0 never kills [default: 10,
+    /// with a store on a server a quarter of the lease].
     #[arg(short = 'k', long, value_name = "DURATION", value_parser = duration, allow_negative_numbers = true)]
     #[arg(help_heading = "Limits")]
     pub(crate) kill_after: Option<Duration>,
@@ -111,11 +113,20 @@ pub(crate) struct RunOptions {
     #[arg(long, value_name = "DURATION", value_parser = settings::time, allow_negative_numbers = true)]
     #[arg(help_heading = "When")]
     pub(crate) once_per: Option<Duration>,
+    /// Run once for each time that these five fields of a crontab name, whichever host comes first; the others record who
+    /// ran it, and exit 0. Wants a store on a server (see --store).
+    #[arg(long, value_name = "CRON", value_parser = settings::tick, help_heading = "When")]
+    pub(crate) tick: Option<Tick>,
     /// Wait a random time up to this long first.
     #[arg(long, value_name = "DURATION", value_parser = duration, allow_negative_numbers = true)]
     #[arg(help_heading = "When")]
     pub(crate) jitter: Option<Duration>,
 
+    /// How long the job's lease on a server lasts unless it is renewed, 1 s to 1 d: so long nobody starts it elsewhere when
+    /// this host is gone, and the job is ended before it is over when the server is [default: 30].
+    #[arg(long, value_name = "DURATION", value_parser = settings::lease, allow_negative_numbers = true)]
+    #[arg(help_heading = "Lock and output")]
+    pub(crate) lease: Option<Duration>,
     /// What keeps the lock: the command alone, or all it started and left running [default: command].
     #[arg(long, value_parser = words::<Hold>(), help_heading = "Lock and output")]
     pub(crate) hold: Option<Hold>,
@@ -161,6 +172,8 @@ impl RunOptions {
             locks: (!self.locks.is_empty()).then(|| self.locks.clone()),
             close: self.close.then_some(true),
             hold: self.hold,
+            lease: self.lease,
+            tick: self.tick.clone(),
             output: self.output,
             keep_runs: self.keep_runs,
             log_limit: self.log_limit,
@@ -232,14 +245,14 @@ mod tests {
     fn every_option_reaches_the_options() {
         let line = "J -w 0.3 -E 0 --stop-exit-code 9 --slots 3 --lock db --lock A --lock db --time-limit 90s -k 0 --signal sigint --retries 5 \
                     --retry-delay 2 --retry-backoff 1.5 --retry-max-delay 1m --ok-exit 3,0 --once-per 1d --jitter 5m \
-                    --hold tree --output on-failure --keep-runs 7 --log-limit 64k --config /x c";
+                    --hold tree --lease 2 --tick @hourly --output on-failure --keep-runs 7 --log-limit 64k --config /x c";
         let seconds = Duration::from_secs;
         let expected = Options {
             policy: Policy::Wait(Wait::For(Duration::from_millis(300))),
             conflict_exit_code: 0,
             stop_exit_code: Some(9),
             time_limit: Some(seconds(90)),
-            kill_after: Duration::ZERO,
+            kill_after: Some(Duration::ZERO),
             signal: libc::SIGINT,
             retries: crate::job::Retries { count: 5, delay: seconds(2), backoff: 1.5, max_delay: seconds(60) },
             ok_exit: vec![0, 3],
@@ -249,6 +262,8 @@ mod tests {
             locks: vec!["A".parse().unwrap(), "db".parse().unwrap()],
             close: false,
             hold: Hold::Tree,
+            lease: Some(seconds(2)),
+            tick: Some("@hourly".parse().unwrap()),
             output: OutputMode::OnFailure,
             keep_runs: 7,
             log_limit: 65536,
@@ -287,6 +302,10 @@ mod tests {
             "J --once-per 0 c",
             "J --jitter x c",
             "J --hold all c",
+            "J --lease 0.9 c",
+            "J --lease 2d c",
+            "J --tick * c",
+            "J --tick @reboot c",
             "J --output both c",
             "J --log-limit 0 c",
             "../J c",

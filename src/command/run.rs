@@ -1,6 +1,6 @@
 //! `run` and `stop`.
 
-use super::{hint, state_path, unknown};
+use super::{hint, server, state_path, unknown};
 use crate::{
     cli::{self, Global},
     dir::{Environment, StateDir},
@@ -8,7 +8,7 @@ use crate::{
     exit::ExitCode,
     install::Account,
     job::{
-        self, Done, Outcome, StopCount, StopJob,
+        self, Done, Options, Outcome, StopCount, StopJob,
         definition::{Resolved, Sources},
     },
     lock::Holder,
@@ -52,13 +52,32 @@ fn attempt(output: &Output, global: &Global, args: &cli::Run) -> Result<Done> {
              next time: sudo -u {user} triplock run {job}"
         ));
     }
-    let state = StateDir::open(&path, global.allow_network_fs)?;
+    let store = server(global)?;
+    // With a server as the store, the directory holds captured output, and any file system will do.
+    let state = StateDir::open(&path, global.allow_network_fs || store.is_some())?;
     let announce = |lock: &str, holder: Option<&Holder>| {
         if output.announce_waits {
             stderr::line(Priority::Info, format_args!("triplock: {}: waiting for {lock}{}", args.job, hint(holder)));
         }
     };
-    job::Run { state: &state, job: &args.job, command: &command, options: &options, announce: &announce }.run()
+    let (state, job, command, options) = (&state, &args.job, command.as_slice(), &options);
+    match &store {
+        Some(url) => job::LeasedRun { url, state, job, command, options, announce: &announce }.run(),
+        None => {
+            wants_no_server(options)?;
+            job::Run { state, job, command, options, announce: &announce }.run()
+        }
+    }
+}
+
+/// A host that forgot the store must not run alone what others run too.
+fn wants_no_server(options: &Options) -> Result<()> {
+    let option = match options {
+        Options { tick: Some(_), .. } => "--tick is for hosts that share a server",
+        Options { lease: Some(_), .. } => "--lease is for a lock on a server",
+        _ => return Ok(()),
+    };
+    Err(Error::Usage(format!("{option}, and this host has no store but its own files; name the server with --store")))
 }
 
 /// Whether that is a user of this machine, and not the one who runs this. (Who is in no file is not asked for: that

@@ -122,6 +122,8 @@ impl Ledger {
                 pid_namespace: self.place.pid_namespace,
                 file: Some(self.file),
                 reserved: 0,
+                lease: None,
+                tick: None,
             };
             started = Some((start.run, start.fence));
             lost.into_iter().map(Event::Ended).chain([Event::Started(start)]).collect()

@@ -258,7 +258,7 @@ impl Asking<'_> {
                 file: &files[slot as usize - 1],
                 slot,
                 request: Request::Replace,
-                grace: self.options.kill_after,
+                grace: self.options.grace(),
                 interrupt: Some(&signals),
             };
             match stop.end()? {

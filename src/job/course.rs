@@ -6,43 +6,43 @@
 
 use std::{
     ffi::OsString,
-    os::fd::BorrowedFd,
     time::{Duration, Instant},
 };
 
 use chrono::{DateTime, Utc};
 
 use super::{
-    acquire::Locks,
-    files::JobFiles,
+    keeping::{Broken, Carried, Holding, Lines},
     late_sync::LateSync,
-    ledger::JobLedger,
+    lifeline::Lifeline,
     log::Log,
     model::{Ended, Event, Outcome, RunId, Started, seconds},
-    options::{Hold, Options, OutputMode},
+    options::{Options, OutputMode},
     place::Place,
     run::Done,
     signal,
     supervise::{Attempt, Cause, Supervisor, pause},
 };
 use crate::{
-    dir::StateDir,
+    dir::Dir,
+    error::Error,
     exit::ExitCode,
     held::Held,
     lock::Fence,
     name::Name,
-    process::{self, Cgroup, Program, Signals, Spawn, SpawnError, Status, Tree, Usage},
+    process::{self, Cgroup, Program, Signals, Spawn, Status, Tree, Usage},
 };
 
 /// A run that has started.
-pub(super) struct Course<'a> {
+pub(super) struct Course<'a, L> {
     pub(super) job: &'a Name,
     pub(super) command: &'a [OsString],
     pub(super) command_line: String,
     pub(super) options: &'a Options,
-    pub(super) state: &'a StateDir,
-    pub(super) files: &'a JobFiles,
-    pub(super) ledger: &'a JobLedger,
+    /// Where its log goes.
+    pub(super) dir: &'a Dir,
+    pub(super) ledger: &'a L,
+    /// The locks that it has and those of the runs it belongs to.
     pub(super) held: &'a Held,
     pub(super) signals: &'a Signals,
     pub(super) run: RunId,
@@ -61,28 +61,28 @@ struct Verdict {
     why: Option<String>,
 }
 
-impl Course<'_> {
+impl<L: Lines> Course<'_, L> {
     /// Runs the attempts, records the end and lets the locks go. `recorded`: the start, on its way to the disk.
-    pub(super) fn see_through(&self, locks: Locks, mut recorded: LateSync) -> Done {
+    pub(super) fn see_through(&self, locks: impl Holding, mut recorded: LateSync) -> Done {
         let mut warnings = Vec::new();
         let mut log = None;
         let start = self.ledger.now();
         let created = match self.options.output {
             OutputMode::Inherit => Ok(None),
             OutputMode::Capture | OutputMode::OnFailure => {
-                Log::create(&self.files.dir, self.job, self.run, self.options.log_limit).map(Some)
+                Log::create(self.dir, self.job, self.run, self.options.log_limit).map(Some)
             }
         };
-        let (attempt, verdict) = match created {
+        let (attempt, mut verdict) = match created {
             Ok(created) => {
                 log = created;
                 self.attempts(&locks, log.as_mut(), &mut recorded, &mut warnings)
             }
             Err(e) => (1, Verdict::not_started(ExitCode::NotRun, e.to_string(), start)),
         };
-        let slot = locks.slot;
+        let (slot, waited) = (locks.slot(), locks.waited());
         let mut outcome = verdict.outcome;
-        let ended = self.ledger.append(|totals| {
+        let ended = self.ledger.append(&mut |totals| {
             // Whoever ended us may have recorded that already.
             let Some(running) = totals.in_slot(slot).filter(|running| running.run == self.run) else {
                 return Vec::new();
@@ -90,9 +90,18 @@ impl Course<'_> {
             if let (Some(request), true) = (running.ending, verdict.may_be_requested()) {
                 outcome = request.outcome();
             }
-            vec![Event::Ended(self.ended(&verdict, outcome, attempt, false, locks.waited))]
+            vec![Event::Ended(self.ended(&verdict, outcome, attempt, false, waited))]
         });
-        self.release(locks);
+        let ended = match ended {
+            Err(Error::LockLost(_)) => {
+                verdict.lose_the_lease();
+                outcome = verdict.outcome;
+                self.observe_the_loss(&verdict, slot, attempt, waited);
+                Ok(None)
+            }
+            ended => ended,
+        };
+        locks.release(self.options.hold);
         let (start, end) = recorded.conclude(ended);
         if start.is_err() || end.is_err() {
             self.ledger.distrust();
@@ -121,27 +130,27 @@ impl Course<'_> {
         Some(format!("run {} failed: {how}{attempts}", self.run))
     }
 
-    fn release(&self, locks: Locks) {
-        match self.options.hold {
-            Hold::Command => drop(locks),
-            Hold::Tree => {
-                locks.named.into_iter().for_each(crate::lock::FileGuard::abandon);
-                locks.job.abandon();
-            }
-        }
+    /// Records that this run lost its lease, unless whoever has it now has done so: that is no commit, and anybody may.
+    fn observe_the_loss(&self, verdict: &Verdict, slot: u32, attempt: u32, waited: Duration) {
+        // Whoever comes next finds the start without an end, and records it as lost.
+        let _ = self.ledger.observe(&mut |totals| {
+            let is_ours = totals.in_slot(slot).is_some_and(|running| running.run == self.run);
+            let ended = || Event::Ended(self.ended(verdict, Outcome::LeaseLost, attempt, false, waited));
+            is_ours.then(ended).into_iter().collect()
+        });
     }
 
     /// Attempt after attempt. Gives the last one.
     fn attempts(
         &self,
-        locks: &Locks,
+        locks: &impl Holding,
         mut log: Option<&mut Log>,
         recorded: &mut LateSync,
         warnings: &mut Vec<String>,
     ) -> (u32, Verdict) {
         let program = match Program::find(self.command) {
             Ok(program) => program,
-            Err(e) => return (1, self.spawn_failed(&e, self.ledger.now())),
+            Err(e) => return (1, self.broken(&e.into(), self.ledger.now())),
         };
         if let Err(e) = process::become_subreaper() {
             warnings.push(format!("a descendant that leaves the job's group may outlive it: {e}"));
@@ -151,12 +160,16 @@ impl Course<'_> {
             let verdict = self.attempt(attempt, &program, locks, log.as_deref_mut(), recorded, warnings);
             let again =
                 matches!(verdict.outcome, Outcome::Failed | Outcome::TimedOut) && attempt <= self.options.retries.count;
-            if !again || self.is_unwanted(locks.slot) {
+            if !again || self.is_unwanted(locks.slot()) {
                 return (attempt, verdict);
             }
             // Not synced: the next start is appended behind it, and the last end is synced with all before it.
-            let ended = self.ended(&verdict, verdict.outcome, attempt, true, locks.waited);
-            warnings.extend(self.ledger.append(|_| vec![Event::Ended(ended)]).err().map(|e| e.to_string()));
+            let ended = self.ended(&verdict, verdict.outcome, attempt, true, locks.waited());
+            match self.ledger.append(&mut |_| vec![Event::Ended(ended.clone())]) {
+                Ok(_) => {}
+                Err(Error::LockLost(_)) => return (attempt, verdict),
+                Err(e) => warnings.push(e.to_string()),
+            }
             recorded.begin();
             match pause(self.signals, self.options.retries.pause_after(attempt)) {
                 Ok(None) => {}
@@ -169,7 +182,11 @@ impl Course<'_> {
             }
             attempt += 1;
             let started = self.started(attempt, locks);
-            warnings.extend(self.ledger.append(|_| vec![Event::Started(started)]).err().map(|e| e.to_string()));
+            match self.ledger.append(&mut |_| vec![Event::Started(started.clone())]) {
+                Ok(_) => {}
+                Err(Error::LockLost(_)) => return (attempt - 1, verdict),
+                Err(e) => warnings.push(e.to_string()),
+            }
         }
     }
 
@@ -183,22 +200,49 @@ impl Course<'_> {
         &self,
         attempt: u32,
         program: &Program,
-        locks: &Locks,
-        log: Option<&mut Log>,
+        locks: &impl Holding,
+        mut log: Option<&mut Log>,
         recorded: &mut LateSync,
         warnings: &mut Vec<String>,
     ) -> Verdict {
         let start = self.ledger.now();
-        let foreground = process::in_foreground();
-        // Certain to end with its whole tree, where the system offers that; only who sets a limit pays for it.
-        let cgroup = self.options.time_limit.and_then(|_| Cgroup::try_make(&format!("{}-{}", self.job, self.run)));
-        let guards = std::iter::once(&locks.job).chain(&locks.named).filter(|_| !self.options.close);
-        let inherit: Vec<BorrowedFd<'_>> = guards.map(crate::lock::FileGuard::descriptor).collect();
-        let output = log.as_ref().map(|log| log.output());
         let environment = self.environment(attempt, locks);
+        let foreground = process::in_foreground();
+        let carried = locks.carry_out(&mut |lifeline| {
+            let log = log.as_deref_mut();
+            self.carry_out(program, &environment, foreground, locks, log, recorded, lifeline)
+        });
+        match carried {
+            Ok(attempt) => {
+                if !attempt.survivors.is_empty() {
+                    warnings.push(format!("could not end {}", attempt.survivors.join(", ")));
+                }
+                self.judge(&attempt, start)
+            }
+            Err(broken) => self.broken(&broken, start),
+        }
+    }
+
+    /// Starts the command and watches over it, in the wrapper or in its guardian.
+    #[allow(clippy::too_many_arguments)] // What both need, and nothing else.
+    fn carry_out(
+        &self,
+        program: &Program,
+        environment: &[(OsString, Option<OsString>)],
+        foreground: bool,
+        locks: &impl Holding,
+        log: Option<&mut Log>,
+        recorded: &mut LateSync,
+        lifeline: Option<&mut Lifeline>,
+    ) -> Carried {
+        // Certain to end with its whole tree, where the system offers that.
+        let cgroup = locks.wants_a_certain_end(self.options).then(|| format!("{}-{}", self.job, self.run));
+        let cgroup = cgroup.and_then(|name| Cgroup::try_make(&name));
+        let inherit = if self.options.close { Vec::new() } else { locks.descriptors() };
+        let output = log.as_ref().map(|log| log.output());
         let spawn = Spawn {
             program,
-            environment: &environment,
+            environment,
             stdin: None,
             stdout: output,
             stderr: output,
@@ -208,38 +252,29 @@ impl Course<'_> {
             mask: Some(self.signals.before()),
         };
         let started = Instant::now();
-        let child = match spawn.start() {
-            Ok(child) => child,
-            Err(e) => return self.spawn_failed(&e, start),
-        };
+        let child = spawn.start()?;
         let mut tree = Tree::new(child, !foreground, cgroup);
-        let supervisor =
-            Supervisor { options: self.options, signals: self.signals, log, foreground, started, recorded };
-        match supervisor.watch(&mut tree) {
-            Ok(attempt) => {
-                if !attempt.survivors.is_empty() {
-                    warnings.push(format!("could not end {}", attempt.survivors.join(", ")));
-                }
-                self.judge(&attempt, start)
-            }
-            Err(e) => {
-                // Nobody would watch over it.
-                let survivors = tree.kill_all();
-                let why = format!("cannot watch over the command any more: {e}; it was killed ({survivors:?})");
-                Verdict { outcome: Outcome::Failed, ..Verdict::not_started(ExitCode::NotRun, why, start) }
-            }
-        }
+        let (options, signals) = (self.options, self.signals);
+        let supervisor = Supervisor { options, signals, log, foreground, started, recorded, lifeline };
+        supervisor.watch(&mut tree).map_err(|e| {
+            // Nobody would watch over it.
+            let survivors = match tree.kill_all() {
+                Ok(survivors) => survivors.iter().map(ToString::to_string).collect(),
+                Err(e) => vec![e.to_string()],
+            };
+            Broken::Unwatched(e.to_string(), survivors)
+        })
     }
 
-    fn environment(&self, attempt: u32, locks: &Locks) -> Vec<(OsString, Option<OsString>)> {
+    fn environment(&self, attempt: u32, locks: &impl Holding) -> Vec<(OsString, Option<OsString>)> {
         let mut variables: Vec<(OsString, Option<OsString>)> = vec![
             ("TRIPLOCK_JOB".into(), Some(self.job.as_str().into())),
             ("TRIPLOCK_RUN_ID".into(), Some(self.run.to_string().into())),
             ("TRIPLOCK_ATTEMPT".into(), Some(attempt.to_string().into())),
             ("TRIPLOCK_FENCE".into(), Some(self.fence.to_string().into())),
-            ("TRIPLOCK_LOCK_FILE".into(), Some(locks.job.path().into())),
         ];
-        variables.extend(self.held.exported(self.state.path()));
+        variables.extend(locks.environment());
+        variables.extend(self.held.exported());
         variables
     }
 
@@ -265,37 +300,49 @@ impl Course<'_> {
             }
             // A command that handles Ctrl-C in the foreground went on, and ended well.
             Some(Cause::Interrupt) | None if well => (Outcome::Succeeded, own, None),
+            Some(Cause::LeaseLost) => (Outcome::LeaseLost, ExitCode::LockLost.code(), Some(LEASE_LOST.to_owned())),
             Some(Cause::Signal(_) | Cause::Interrupt) => (Outcome::Stopped, own, None),
             None => (Outcome::Failed, own, None),
         };
         Verdict { outcome, code, exit, signal, usage: ended.usage, start, duration: *duration, why }
     }
 
-    fn spawn_failed(&self, error: &SpawnError, start: DateTime<Utc>) -> Verdict {
+    fn broken(&self, broken: &Broken, start: DateTime<Utc>) -> Verdict {
         let command = self.command.first().map(|word| word.to_string_lossy()).unwrap_or_default();
-        let (code, why) = match error {
-            SpawnError::NotFound(_) => {
-                (ExitCode::NoSuchCommand, format!("{command}: {}", process::why_missing(self.command)))
+        let (code, why) = match broken {
+            Broken::NotFound => (ExitCode::NoSuchCommand, format!("{command}: {}", process::why_missing(self.command))),
+            Broken::NotExecutable(why) => (ExitCode::NotExecutable, format!("{command}: cannot be executed: {why}")),
+            Broken::NotStarted(why) => (ExitCode::NotRun, format!("{command}: cannot be started: {why}")),
+            Broken::LeaseLost(survivors) => {
+                let left = if survivors.is_empty() { String::new() } else { format!(" (left: {survivors:?})") };
+                return Verdict {
+                    outcome: Outcome::LeaseLost,
+                    ..Verdict::not_started(ExitCode::LockLost, format!("{LEASE_LOST}{left}"), start)
+                };
             }
-            SpawnError::NotExecutable(e) => (ExitCode::NotExecutable, format!("{command}: cannot be executed: {e}")),
-            SpawnError::Failed(e) => (ExitCode::NotRun, format!("{command}: cannot be started: {e}")),
+            Broken::Unwatched(why, survivors) => {
+                let why = format!("cannot watch over the command any more: {why}; it was killed ({survivors:?})");
+                return Verdict { outcome: Outcome::Failed, ..Verdict::not_started(ExitCode::NotRun, why, start) };
+            }
         };
         Verdict::not_started(code, why, start)
     }
 
-    fn started(&self, attempt: u32, locks: &Locks) -> Started {
+    fn started(&self, attempt: u32, locks: &impl Holding) -> Started {
         let Place { boot, pid_namespace } = Place::current_or_unknown();
         Started {
             run: self.run,
             attempt,
             fence: self.fence,
-            slot: locks.slot,
-            wait: seconds(locks.waited),
+            slot: locks.slot(),
+            wait: seconds(locks.waited()),
             command: self.command_line.clone(),
             boot,
             pid_namespace,
             file: None,
             reserved: 0,
+            lease: self.options.lease.map(seconds),
+            tick: None,
         }
     }
 
@@ -332,7 +379,18 @@ fn finish(mut log: Log, show: bool, outcome: Outcome, keep: u32) -> impl Iterato
     shown.into_iter().chain(tidied.err().map(|e| e.to_string()))
 }
 
+/// Why a run whose lease was lost is not recorded as what its command made of it.
+const LEASE_LOST: &str = "its lease was lost, and nothing was committed; somebody else may have run since";
+
 impl Verdict {
+    /// However the command ended: its run is not its job's any more.
+    fn lose_the_lease(&mut self) {
+        if self.outcome != Outcome::LeaseLost {
+            (self.outcome, self.code) = (Outcome::LeaseLost, ExitCode::LockLost.code());
+            self.why = Some(LEASE_LOST.to_owned());
+        }
+    }
+
     fn not_started(code: ExitCode, why: String, start: DateTime<Utc>) -> Self {
         let (code, usage) = (code.code(), Usage::default());
         let (outcome, duration) = (Outcome::NotStarted, Duration::ZERO);

@@ -89,14 +89,14 @@ impl LateSync {
     }
 
     /// At the end. `end`: the lines after it were appended, and are synced here, together with it if it has not
-    /// been yet. The first error is of the start, the second of the end.
-    pub(super) fn conclude(mut self, end: Result<Appended>) -> (Result<()>, Result<()>) {
+    /// been yet; nothing, when they are on disk already. The first error is of the start, the second of the end.
+    pub(super) fn conclude(mut self, end: Result<Option<Appended>>) -> (Result<()>, Result<()>) {
         match (&self.state, &end) {
             // One sync does for both.
-            (State::Pending(_), Ok(_)) => self.state = State::Done,
+            (State::Pending(_), Ok(Some(_))) => self.state = State::Done,
             _ => self.finish(),
         }
         let start = if let State::Failed(e) = self.state { Err(e) } else { Ok(()) };
-        (start, end.and_then(|end| end.sync()))
+        (start, end.and_then(|end| end.map_or(Ok(()), |end| end.sync())))
     }
 }

@@ -77,6 +77,8 @@ fn started(run: RunId, slot: u32) -> Started {
         pid_namespace: 1,
         file: (slot == 2).then_some((1, 2)),
         reserved: if slot == 3 { run.0 + 100 } else { 0 },
+        lease: None,
+        tick: None,
     }
 }
 

@@ -10,10 +10,13 @@ mod fences_properties;
 mod files;
 mod history;
 mod holding;
+mod keeping;
 mod late_sync;
+mod leased;
 mod ledger;
 #[cfg(test)]
 mod ledger_properties;
+mod lifeline;
 mod line;
 pub(crate) mod log;
 mod model;
@@ -33,10 +36,12 @@ pub(crate) use fences::Fences;
 pub(crate) use files::JobFiles;
 pub(crate) use history::{RunState, RunView, Runs, optional_time};
 pub(crate) use late_sync::LateSync;
+pub(crate) use leased::LeasedRun;
 pub(crate) use ledger::{Appended, JobLedger};
 pub(crate) use model::seconds;
 pub use model::{
-    Counts, EndRequest, Ended, Entry, Event, Last, NotRun, Outcome, Request, RunId, Running, Started, Totals,
+    Counts, EndRequest, Ended, Entry, Event, Last, LastTick, NotRun, Outcome, Request, RunId, Running, Started, Ticked,
+    Totals,
 };
 pub use options::{Hold, Options, OutputMode, Policy, Retries};
 pub(crate) use place::Place;

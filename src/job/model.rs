@@ -37,6 +37,8 @@ pub enum Outcome {
     Replaced,
     /// Its wrapper was killed, so nobody knows how it ended.
     Lost,
+    /// Its lease on a server was lost, and it was ended before somebody else could have it.
+    LeaseLost,
     /// Not run: somebody held the lock.
     Skipped,
     /// Not run: an ancestor holds the lock, so waiting would never end.
@@ -51,13 +53,14 @@ pub enum Outcome {
 
 impl Outcome {
     /// Every outcome, runs first.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Succeeded,
         Self::Failed,
         Self::TimedOut,
         Self::Stopped,
         Self::Replaced,
         Self::Lost,
+        Self::LeaseLost,
         Self::Skipped,
         Self::Refused,
         Self::NotDue,
@@ -74,6 +77,7 @@ impl Outcome {
             Self::Stopped => "stopped",
             Self::Replaced => "replaced",
             Self::Lost => "lost",
+            Self::LeaseLost => "lease_lost",
             Self::Skipped => "skipped",
             Self::Refused => "refused",
             Self::NotDue => "not_due",
@@ -84,12 +88,21 @@ impl Outcome {
 
     /// Whether `history --failed` shows it: something went wrong that nobody asked for.
     pub const fn is_failure(self) -> bool {
-        matches!(self, Self::Failed | Self::TimedOut | Self::Lost | Self::Refused | Self::NotStarted)
+        matches!(self, Self::Failed | Self::TimedOut | Self::Lost | Self::LeaseLost | Self::Refused | Self::NotStarted)
     }
 
     /// Whether a command was run.
     pub const fn has_run(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed | Self::TimedOut | Self::Stopped | Self::Replaced | Self::Lost)
+        matches!(
+            self,
+            Self::Succeeded
+                | Self::Failed
+                | Self::TimedOut
+                | Self::Stopped
+                | Self::Replaced
+                | Self::Lost
+                | Self::LeaseLost
+        )
     }
 }
 
@@ -158,6 +171,25 @@ pub struct Started {
     /// Fences up to this one are reserved from here on; 0 when this start reserves none.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub reserved: u64,
+    /// How long the run's lease on a server lasts from each renewal, in seconds; `None`: its lock is a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<f64>,
+    /// For which time it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tick: Option<Ticked>,
+}
+
+/// The time that a run is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ticked {
+    /// It.
+    #[serde(with = "crate::clock::as_rfc3339")]
+    pub time: DateTime<Utc>,
+    /// The five fields of a crontab that name it.
+    pub expression: String,
+    /// How many times between the last run's and this one nobody ran.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub missed: u64,
 }
 
 /// An attempt ended.
@@ -271,6 +303,9 @@ pub struct Running {
     /// Device and inode of the file that `flock --job` locked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<(u64, u64)>,
+    /// On which host, of a run with a lease on a server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
     /// Somebody asked for its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ending: Option<Request>,
@@ -342,6 +377,26 @@ pub struct Totals {
     /// How many starts were skipped since the last one that had the lock.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub skips_in_a_row: u64,
+    /// The last time of `--tick` that was run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tick: Option<LastTick>,
+}
+
+/// A time of `--tick` that was run, and by whom.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastTick {
+    /// It.
+    #[serde(with = "crate::clock::as_rfc3339")]
+    pub time: DateTime<Utc>,
+    /// The five fields of a crontab that name it.
+    pub expression: String,
+    /// How many times between the one before and this one nobody ran.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub missed: u64,
+    /// On which host.
+    pub host: String,
+    /// As which run.
+    pub run: RunId,
 }
 
 impl Totals {
@@ -353,6 +408,11 @@ impl Totals {
     /// The run without an end in that slot.
     pub fn in_slot(&self, slot: u32) -> Option<&Running> {
         self.running.iter().find(|running| running.slot == slot)
+    }
+
+    /// Who ran that time of `--tick`, or a later one.
+    pub fn ran(&self, time: DateTime<Utc>) -> Option<&LastTick> {
+        self.tick.as_ref().filter(|last| last.time >= time)
     }
 
     /// When the last success started.
@@ -439,8 +499,13 @@ impl Totals {
             boot: started.boot.clone(),
             pid_namespace: started.pid_namespace,
             file: started.file,
+            host: started.lease.map(|_| entry.host.clone()),
             ending,
         });
+        if let Some(Ticked { time, expression, missed }) = started.tick.clone() {
+            let (host, run) = (entry.host.clone(), started.run);
+            self.tick = Some(LastTick { time, expression, missed, host, run });
+        }
         self.running.sort_by_key(|running| running.slot);
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{lock::Wait, name::Name};
+use crate::{lock::Wait, name::Name, schedule::Tick};
 
 /// How a job is run.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,8 +15,9 @@ pub struct Options {
     pub stop_exit_code: Option<u8>,
     /// How long an attempt may take.
     pub time_limit: Option<Duration>,
-    /// How long the job has between the first signal and KILL; zero sends no KILL (as timeout(1) means it).
-    pub kill_after: Duration,
+    /// How long the job has between the first signal and KILL; zero sends no KILL (as timeout(1) means it). `None`: 10
+    /// seconds, and a quarter of the lease on a server.
+    pub kill_after: Option<Duration>,
     /// The first signal, by number.
     pub signal: i32,
     /// Attempts after a failure.
@@ -35,6 +36,10 @@ pub struct Options {
     pub close: bool,
     /// What keeps the lock.
     pub hold: Hold,
+    /// How long the job's lease on a server lasts from each renewal; `None`: [`Options::LEASE`].
+    pub lease: Option<Duration>,
+    /// Run once for each of these times, whichever host comes first.
+    pub tick: Option<Tick>,
     /// Where the output goes.
     pub output: OutputMode,
     /// How many logs are kept.
@@ -106,6 +111,14 @@ impl Default for Retries {
 impl Options {
     /// No job has more slots.
     pub const MAX_SLOTS: u32 = 64;
+
+    /// How long a lease lasts unless told otherwise.
+    pub const LEASE: Duration = Duration::from_secs(30);
+
+    /// How long the job has between the first signal and KILL, where its lock is a file.
+    pub fn grace(&self) -> Duration {
+        self.kill_after.unwrap_or(Duration::from_secs(10))
+    }
 }
 
 impl Default for Options {
@@ -115,7 +128,7 @@ impl Default for Options {
             conflict_exit_code: crate::exit::ExitCode::Busy.code(),
             stop_exit_code: None,
             time_limit: None,
-            kill_after: Duration::from_secs(10),
+            kill_after: None,
             signal: libc::SIGTERM,
             retries: Retries::default(),
             ok_exit: vec![0],
@@ -125,6 +138,8 @@ impl Default for Options {
             locks: Vec::new(),
             close: false,
             hold: Hold::Command,
+            lease: None,
+            tick: None,
             output: OutputMode::Inherit,
             keep_runs: 20,
             log_limit: 10 * 1024 * 1024,

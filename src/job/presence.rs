@@ -173,6 +173,7 @@ mod tests {
             boot: place.boot,
             pid_namespace: place.pid_namespace,
             file: None,
+            host: None,
             ending: None,
         };
         // So the ledger was. Now the run is over, and somebody else has the lock.

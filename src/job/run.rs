@@ -132,8 +132,7 @@ impl Run<'_> {
             command: self.command,
             command_line: self.command_line(),
             options: self.options,
-            state: self.state,
-            files: &files,
+            dir: &files.dir,
             ledger: &ledger,
             held: &held,
             signals: &signals,
@@ -229,7 +228,7 @@ impl Run<'_> {
         let mut started = Err(String::new());
         let appended = ledger.append_start(&boot, |totals, fences| {
             let mut events: Vec<_> = remains(totals, locks.slot, &boot).map(Event::Ended).into_iter().collect();
-            if let Some(reason) = self.not_due(totals, now) {
+            if let Some(reason) = not_due(self.options, totals, now) {
                 events.push(Event::NotRun(NotRun {
                     run: totals.next_run(),
                     outcome: Outcome::NotDue,
@@ -253,6 +252,8 @@ impl Run<'_> {
                 pid_namespace,
                 file: None,
                 reserved: next.reserve,
+                lease: None,
+                tick: None,
             }));
             started = Ok((run, next));
             events
@@ -278,14 +279,15 @@ impl Run<'_> {
         ledger.reserved(&next);
         Ok(Ok((run, fence, LateSync::default())))
     }
+}
 
-    fn not_due(&self, totals: &Totals, now: chrono::DateTime<chrono::Utc>) -> Option<String> {
-        let (once_per, last) = (self.options.once_per?, totals.last_success()?);
-        // A success in the future means that the clock was set back: better once too often than never again.
-        let since = (now - last).to_std().ok()?;
-        // A daily timer fires a little early or late each day; an early one must not cost a day.
-        (since < once_per.mul_f64(0.99)).then(|| format!("its last success started {} s ago", since.as_secs()))
-    }
+/// Why a run is not due now, if it is not.
+pub(super) fn not_due(options: &Options, totals: &Totals, now: chrono::DateTime<chrono::Utc>) -> Option<String> {
+    let (once_per, last) = (options.once_per?, totals.last_success()?);
+    // A success in the future means that the clock was set back: better once too often than never again.
+    let since = (now - last).to_std().ok()?;
+    // A daily timer fires a little early or late each day; an early one must not cost a day.
+    (since < once_per.mul_f64(0.99)).then(|| format!("its last success started {} s ago", since.as_secs()))
 }
 
 /// The end of a run whose start is in the ledger, but for all we know not on disk.
@@ -294,6 +296,6 @@ fn not_started(left: &Ended, why: String) -> Event {
 }
 
 /// Ended by a signal before it began: what for people, and the exit code.
-fn interrupted(signal: i32) -> (String, u8) {
+pub(super) fn interrupted(signal: i32) -> (String, u8) {
     (format!("{} ended the wait", super::signal::name(signal)), 128 + u8::try_from(signal).unwrap_or_default())
 }

@@ -7,6 +7,7 @@ use crate::{
     error::{Error, Result},
     lock::Wait,
     name::Name,
+    schedule::Tick,
 };
 
 /// What one place says; `None` where it is silent.
@@ -30,6 +31,8 @@ pub(crate) struct Settings {
     pub(crate) locks: Option<Vec<Name>>,
     pub(crate) close: Option<bool>,
     pub(crate) hold: Option<Hold>,
+    pub(crate) lease: Option<Duration>,
+    pub(crate) tick: Option<Tick>,
     pub(crate) output: Option<OutputMode>,
     pub(crate) keep_runs: Option<u32>,
     pub(crate) log_limit: Option<u64>,
@@ -67,6 +70,8 @@ impl Settings {
             locks: self.locks.or(base.locks),
             close,
             hold,
+            lease: self.lease.or(base.lease),
+            tick: self.tick.or(base.tick),
             output: self.output.or(base.output),
             keep_runs: self.keep_runs.or(base.keep_runs),
             log_limit: self.log_limit.or(base.log_limit),
@@ -116,7 +121,7 @@ impl Settings {
             conflict_exit_code: self.conflict_exit_code.unwrap_or(default.conflict_exit_code),
             stop_exit_code: self.stop_exit_code.or(default.stop_exit_code),
             time_limit: self.time_limit.or(default.time_limit),
-            kill_after: self.kill_after.unwrap_or(default.kill_after),
+            kill_after: self.kill_after.or(default.kill_after),
             signal: self.signal.unwrap_or(default.signal),
             retries: Retries {
                 count: self.retries.unwrap_or(default.retries.count),
@@ -132,6 +137,8 @@ impl Settings {
             locks,
             close: self.close.unwrap_or(default.close),
             hold: self.hold.unwrap_or(default.hold),
+            lease: self.lease.or(default.lease),
+            tick: self.tick.or(default.tick),
             output: self.output.unwrap_or(default.output),
             keep_runs: self.keep_runs.unwrap_or(default.keep_runs),
             log_limit: self.log_limit.unwrap_or(default.log_limit),
@@ -222,6 +229,18 @@ pub(crate) fn backoff(given: &str) -> Result<f64, String> {
 /// A time that must not be 0.
 pub(crate) fn time(given: &str) -> Result<Duration, String> {
     crate::duration::parse(given).and_then(crate::duration::positive)
+}
+
+/// The times that a run is for.
+pub(crate) fn tick(given: &str) -> Result<Tick, String> {
+    given.parse()
+}
+
+/// How long a lease lasts: a second to a day.
+pub(crate) fn lease(given: &str) -> Result<Duration, String> {
+    let day = Duration::from_secs(24 * 60 * 60);
+    let lease = crate::duration::parse(given)?;
+    if (Duration::from_secs(1)..=day).contains(&lease) { Ok(lease) } else { Err("give 1 s to 1 d".to_owned()) }
 }
 
 /// No log has a smaller limit, in bytes.

@@ -11,6 +11,8 @@
 //!    waited for just as long: who left the group (setsid) never got the first signal, and may not stay.
 //!
 //! A command that ends by itself leaves its descendants alone: a job may start a daemon.
+//!
+//! In a guardian, the end of the lease is one more limit ([`super::lifeline`]): its KILL comes whatever `kill_after` says.
 
 use std::{
     io,
@@ -18,12 +20,13 @@ use std::{
 };
 
 use rustix::event::{PollFd, PollFlags};
+use serde::{Deserialize, Serialize};
 
-use super::{late_sync::LateSync, log::Log, options::Options};
+use super::{late_sync::LateSync, lifeline::Lifeline, log::Log, options::Options};
 use crate::process::{Ended, Received, Signals, Status, Tree, wait_for};
 
 /// What an attempt came to.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Attempt {
     pub(crate) ended: Ended,
     pub(crate) duration: Duration,
@@ -36,7 +39,7 @@ pub(crate) struct Attempt {
 }
 
 /// Why an attempt did not end by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Cause {
     /// Its time was up.
     TimeLimit,
@@ -44,6 +47,8 @@ pub(crate) enum Cause {
     Signal(i32),
     /// The terminal interrupted the command and us alike.
     Interrupt,
+    /// The lease was about to pass on, or has.
+    LeaseLost,
 }
 
 /// Watches over one command.
@@ -57,6 +62,8 @@ pub(crate) struct Supervisor<'a> {
     pub(crate) recorded: &'a mut LateSync,
     /// Just before the command was started.
     pub(crate) started: Instant,
+    /// Of a guardian: until when the job may live.
+    pub(crate) lifeline: Option<&'a mut Lifeline>,
 }
 
 /// Where an attempt stands.
@@ -136,10 +143,23 @@ impl Supervisor<'_> {
         let signals = PollFd::new(self.signals, PollFlags::IN);
         // While the log rests, its growth wakes nobody.
         let growth = self.log.as_ref().filter(|_| rest.is_none()).and_then(|log| log.watch());
-        match growth {
-            Some(growth) => wait_for(&mut [signals, PollFd::from_borrowed_fd(growth, PollFlags::IN)], timeout)?,
-            None => wait_for(&mut [signals], timeout)?,
-        };
+        if let Some(lifeline) = &mut self.lifeline {
+            lifeline.arm(match state.cause {
+                _ if state.killed => None,
+                Some(Cause::LeaseLost) => Some(lifeline.kill_due()),
+                _ => Some(lifeline.end_due()),
+            });
+            let lines = lifeline.descriptors();
+            let watched = growth.into_iter().chain(lines).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+            let mut watched: Vec<_> = watched.chain([signals]).collect();
+            wait_for(&mut watched, timeout)?;
+            lifeline.listen();
+        } else {
+            match growth {
+                Some(growth) => wait_for(&mut [signals, PollFd::from_borrowed_fd(growth, PollFlags::IN)], timeout)?,
+                None => wait_for(&mut [signals], timeout)?,
+            };
+        }
         if let Some(log) = &mut self.log {
             log.enforce_limit();
         }
@@ -154,6 +174,10 @@ impl Supervisor<'_> {
             libc::SIGTSTP => {
                 if !reached_it_already {
                     tree.signal(signal)?;
+                }
+                if self.lifeline.is_some() {
+                    // A guardian does not sleep. Its wrapper does, so that the shell sees it.
+                    return Ok(());
                 }
                 // Stopped, we sync nothing, for hours perhaps.
                 self.recorded.finish();
@@ -186,8 +210,8 @@ impl Supervisor<'_> {
 
     fn begin_end(&self, state: &mut State, cause: Cause) {
         state.cause = Some(state.cause.unwrap_or(cause));
-        if state.kill_at.is_none() && !self.options.kill_after.is_zero() {
-            state.kill_at = Instant::now().checked_add(self.options.kill_after);
+        if state.kill_at.is_none() && !self.options.grace().is_zero() {
+            state.kill_at = Instant::now().checked_add(self.options.grace());
         }
     }
 
@@ -199,7 +223,19 @@ impl Supervisor<'_> {
                 self.begin_end(state, Cause::TimeLimit);
             }
         }
-        if state.kill_at.is_some_and(|at| now >= at) && !state.killed {
+        let mut is_over = false;
+        if let Some(lifeline) = &self.lifeline {
+            is_over = lifeline.job_must_be_dead();
+            let goes_on = state.ended.is_none() || state.cause.is_some();
+            if lifeline.job_must_end() && goes_on && state.cause != Some(Cause::LeaseLost) {
+                tree.signal(self.options.signal)?;
+                self.begin_end(state, Cause::LeaseLost);
+                // Whatever it was to end for: what counts is that nobody may commit for it any more.
+                state.cause = Some(Cause::LeaseLost);
+            }
+            is_over &= state.cause == Some(Cause::LeaseLost);
+        }
+        if (is_over || state.kill_at.is_some_and(|at| now >= at)) && !state.killed {
             state.killed = true;
             state.survivors = tree.kill_all()?.iter().map(ToString::to_string).collect();
         }
@@ -236,6 +272,6 @@ pub(super) fn ending_signal(signals: &Signals) -> io::Result<Option<i32>> {
 }
 
 /// For the shell to see, until its `fg` or `bg` continues us.
-fn stop_ourselves() -> io::Result<()> {
+pub(super) fn stop_ourselves() -> io::Result<()> {
     Ok(rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP)?)
 }

@@ -101,6 +101,11 @@ struct Note {
 }
 
 impl Holder {
+    /// The note of who asks a server, which gives the fence.
+    pub(crate) fn note(identity: &Identity, since: DateTime<Utc>) -> Self {
+        Self::new(identity, since, Fence(0))
+    }
+
     pub(super) fn new(identity: &Identity, since: DateTime<Utc>, fence: Fence) -> Self {
         Self { pid: identity.pid, host: identity.host.clone(), since, command: identity.command.clone(), fence }
     }

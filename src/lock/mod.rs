@@ -5,7 +5,7 @@
 //! | [`MemoryLock`] | threads that share the value | with the process |
 //! | [`FileLock`] | every process of the machine | with the last open descriptor |
 //! | [`LeasedLock`], on Redis or PostgreSQL | every host that uses the server | by expiry, when it was not renewed in time |
-//! | `PostgresLock`, a row under `FOR UPDATE` | every host that uses the server | with the transaction, when its connection ends |
+//! | [`PostgresLock`], a row under `FOR UPDATE` | every host that uses the server | with the transaction, when its connection ends |
 //!
 //! Contention is a value ([`Acquire::Held`]), not an error. A waiter sleeps in the kernel: a file lock is waited for
 //! with one blocking flock(2), never by polling (a poller every 50 ms got a contended lock 1 time in 12; a sleeper,
@@ -24,6 +24,8 @@ mod inherited;
 mod lease;
 mod leased;
 mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod reentry;
 mod signals;
 mod timer;
@@ -39,6 +41,8 @@ pub(crate) use inherited::Inherited;
 pub(crate) use lease::{Openers, has_writers, is_sole_opener, other_openers};
 pub use leased::{LeasedGuard, LeasedLock};
 pub use memory::{MemoryGuard, MemoryLock};
+#[cfg(feature = "postgres")]
+pub use postgres::{PostgresGuard, PostgresLock};
 pub(crate) use signals::{Deferred, arrived, handled_signals, signal_arrived};
 
 use crate::{error::Result, name::Name};

@@ -9,6 +9,7 @@ use std::{
 };
 
 use rustix::process::Pid;
+use serde::{Deserialize, Serialize};
 
 /// A process that we started. Dropping it neither ends it nor waits for it.
 #[derive(Debug)]
@@ -20,7 +21,7 @@ pub(crate) struct Child {
 }
 
 /// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Status {
     Exited(u8),
     /// By that signal.
@@ -28,7 +29,7 @@ pub(crate) enum Status {
 }
 
 /// What a process and those descendants that were waited for have used.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Usage {
     pub(crate) user: Duration,
     pub(crate) system: Duration,
@@ -38,7 +39,7 @@ pub(crate) struct Usage {
 }
 
 /// A process that is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ended {
     pub(crate) status: Status,
     pub(crate) usage: Usage,

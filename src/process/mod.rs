@@ -12,6 +12,7 @@ pub(crate) mod alone;
 mod cgroup;
 mod child;
 mod clone3;
+mod fork;
 mod handle;
 mod hint;
 pub(crate) mod locks;
@@ -27,6 +28,7 @@ mod wait;
 
 pub(crate) use cgroup::Cgroup;
 pub(crate) use child::{Ended, Status, Usage};
+pub(crate) use fork::fork;
 pub(crate) use handle::Handle;
 pub(crate) use hint::why_missing;
 pub(crate) use locks::{Keeper, Keepers, LockTable, keepers, keeps};

@@ -7,6 +7,7 @@
 
 mod calendar;
 mod crontab;
+mod tick;
 mod zone;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use crate::{
 
 use calendar::{Calendar, Fault};
 use crontab::Crontab;
+pub use tick::Tick;
 pub(crate) use zone::Transition;
 
 /// How many of the next times are shown.

@@ -3,7 +3,9 @@
 //! The leader takes the trip's lock, then takes along every request that came in meanwhile, appends all of them with
 //! one write, syncs once, and hands out the answers. Requests that come while it is at work wait for the next leader,
 //! which is the first of them; it waits a moment for the threads that were answered just before. So a process with many
-//! threads asks for the file lock once per group, not once per thread, and each sync pays for all.
+//! threads asks for the file lock once per group, not once per thread, and each sync pays for all. On a server it is one
+//! round trip and one transaction that pay for all; there the leader can take the others along only before it asks for
+//! the lock, so when it asked in vain they go back to the queue: each has a wait of its own.
 
 use std::{
     collections::VecDeque,
@@ -12,13 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    answer::Answer,
-    context::Context,
-    draft::Prepared,
-    files::TripFiles,
-    locked::{LockedTrip, Opened, Together},
-};
+use super::{answer::Answer, draft::Prepared};
 use crate::{
     error::{Error, Result},
     lock::{Acquire, Until},
@@ -28,9 +24,22 @@ use crate::{
 /// How long a leader waits for the others at most: less than the sync that it saves them.
 const GATHERING: Duration = Duration::from_micros(100);
 
+/// How the requests of a group are committed.
+pub(crate) trait Committer {
+    /// Whether this thread holds the trip's lock, which a leader would wait for.
+    fn is_held_here(&self) -> Result<bool>;
+
+    /// Takes the lock for the leader's own request, waiting as long as that may, and commits all that `take` gives; the
+    /// leader's own is among them, and there is an answer for each. It calls `take` once, as late as it can.
+    fn commit(&self, own: &Prepared, until: Until, take: impl FnOnce() -> Vec<Prepared>) -> Result<Acquire<Answers>>;
+}
+
+/// An answer for each request, in their order.
+pub(crate) type Answers = Vec<Result<Answer>>;
+
 /// One trip's requests from this process.
 #[derive(Debug, Default)]
-pub(super) struct Group {
+pub(crate) struct Group {
     inner: Mutex<Inner>,
 }
 
@@ -79,9 +88,9 @@ impl Group {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn submit(
+    pub(crate) fn submit(
         &self,
-        context: &Context,
+        committer: &impl Committer,
         trip: &Name,
         request: Prepared,
         until: Until,
@@ -91,7 +100,7 @@ impl Group {
             let mut inner = self.inner();
             if inner.led
                 && until != Until::Now
-                && (inner.leader == Some(thread::current().id()) || holds(context, trip)?)
+                && (inner.leader == Some(thread::current().id()) || committer.is_held_here()?)
             {
                 // The leader may be waiting for the very lock that this thread holds.
                 return Err(Error::Reentrant(trip.clone()));
@@ -108,7 +117,7 @@ impl Group {
                 Progress::Done(answer) => return answer,
                 Progress::Lead => {
                     drop(progress);
-                    self.lead(context, trip, &slot, until);
+                    self.lead(committer, &slot, until);
                 }
                 Progress::Waiting => {
                     *progress = Progress::Waiting;
@@ -161,35 +170,26 @@ impl Group {
         }
     }
 
-    fn lead(&self, context: &Context, trip: &Name, own: &Arc<Slot>, until: Until) {
+    fn lead(&self, committer: &impl Committer, own: &Arc<Slot>, until: Until) {
         self.inner().leader = Some(thread::current().id());
         self.gather();
         let mut lead = Lead { group: self, own, taken: Vec::new() };
-        let locked = match LockedTrip::open_for(context, trip, &own.request.change, until) {
-            Ok(Opened::Granted(locked)) => locked,
-            Ok(Opened::Held(holder)) => {
-                lead.take_own();
-                return lead.answer(|_| Ok(Acquire::Held(holder.clone())));
-            }
-            Ok(Opened::NoLock) => {
-                lead.take_own();
-                return lead.answer(|_| Err(Error::NoSuchTrip(trip.clone())));
-            }
-            Err(e) => {
-                lead.take_own();
-                return lead.answer(|_| Err(e.clone()));
-            }
-        };
         // Requests by reference would tie the slots to the lock; they are few words each.
-        lead.taken = self.inner().waiting.drain(..).collect();
-        for slot in &lead.taken {
-            *slot.progress() = Progress::Taken;
+        let done = committer.commit(&own.request, until, || {
+            lead.take_all();
+            lead.taken.iter().map(|slot| slot.request.clone()).collect()
+        });
+        if lead.taken.is_empty() {
+            lead.take_own();
         }
-        let requests: Vec<Prepared> = lead.taken.iter().map(|slot| slot.request.clone()).collect();
-        match locked.submit_all(&requests, Together::Each) {
-            Ok(answers) => {
+        match done {
+            Ok(Acquire::Granted(answers)) => {
                 let mut answers = answers.into_iter();
                 lead.answer(|_| answers.next().expect("an answer for each request").map(Acquire::Granted));
+            }
+            Ok(Acquire::Held(holder)) => {
+                lead.put_others_back();
+                lead.answer(|_| Ok(Acquire::Held(holder.clone())));
             }
             Err(e) => lead.answer(|slot| Err(e.clone().about(&slot.request.id))),
         }
@@ -204,6 +204,27 @@ struct Lead<'g> {
 }
 
 impl Lead<'_> {
+    /// Takes along everybody who waits.
+    fn take_all(&mut self) {
+        self.taken = self.group.inner().waiting.drain(..).collect();
+        for slot in &self.taken {
+            *slot.progress() = Progress::Taken;
+        }
+    }
+
+    /// Lets all but its own request wait again, before those that came meanwhile.
+    fn put_others_back(&mut self) {
+        let (own, others): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.taken).into_iter().partition(|slot| Arc::ptr_eq(slot, self.own));
+        self.taken = own;
+        let mut inner = self.group.inner();
+        for slot in others.into_iter().rev() {
+            // Awake, it looks whether its own wait is over.
+            slot.set(Progress::Waiting);
+            inner.waiting.push_front(slot);
+        }
+    }
+
     fn take_own(&mut self) {
         self.leave_queue();
         self.taken = vec![Arc::clone(self.own)];
@@ -241,10 +262,4 @@ impl Drop for Lead<'_> {
             None => inner.led = false,
         }
     }
-}
-
-/// Whether this thread holds the trip's lock.
-fn holds(context: &Context, trip: &Name) -> Result<bool> {
-    let Some(dir) = context.trips()? else { return Ok(false) };
-    context.lock_of(&TripFiles::new(dir, trip.clone())).is_held_here(trip)
 }

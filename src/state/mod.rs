@@ -24,6 +24,7 @@ pub use answer::{Answer, TripView};
 pub use commit::CommitMode;
 pub(crate) use draft::Prepared;
 pub use draft::REQUEST_IDS_KEPT;
+pub(crate) use group::{Answers, Committer, Group};
 pub use locked::LockedTrip;
 pub use store::Store;
 pub use trips::Trips;

@@ -11,7 +11,7 @@ use super::{
     context::Context,
     draft::Prepared,
     files::TripFiles,
-    group::Group,
+    group::{Answers, Committer, Group},
     locked::{LockedTrip, Opened, Together},
     read,
 };
@@ -20,7 +20,7 @@ use crate::{
     clock::Clock,
     dir::StateDir,
     error::{Error, Result},
-    lock::{Acquire, Holder, Wait},
+    lock::{Acquire, Holder, Until, Wait},
     name::Name,
 };
 
@@ -93,7 +93,8 @@ impl Store {
             let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(groups.entry(trip.clone()).or_default())
         };
-        let answer = group.submit(&self.context, trip, Prepared::one(request)?, wait.until());
+        let committer = OnDisk { context: &self.context, trip };
+        let answer = group.submit(&committer, trip, Prepared::one(request)?, wait.until());
         self.context.tidy_unless_asked_to();
         answer
     }
@@ -155,5 +156,26 @@ impl Store {
     fn existing(&self, trip: &Name) -> Result<TripFiles> {
         let dir = self.context.trips()?.ok_or_else(|| Error::NoSuchTrip(trip.clone()))?;
         Ok(TripFiles::new(dir, trip.clone()))
+    }
+}
+
+/// Commits a group of requests for a trip of the directory.
+struct OnDisk<'s> {
+    context: &'s Context,
+    trip: &'s Name,
+}
+
+impl Committer for OnDisk<'_> {
+    fn is_held_here(&self) -> Result<bool> {
+        let Some(dir) = self.context.trips()? else { return Ok(false) };
+        self.context.lock_of(&TripFiles::new(dir, self.trip.clone())).is_held_here(self.trip)
+    }
+
+    fn commit(&self, own: &Prepared, until: Until, take: impl FnOnce() -> Vec<Prepared>) -> Result<Acquire<Answers>> {
+        match LockedTrip::open_for(self.context, self.trip, &own.change, until)? {
+            Opened::Granted(locked) => locked.submit_all(&take(), Together::Each).map(Acquire::Granted),
+            Opened::Held(holder) => Ok(Acquire::Held(holder)),
+            Opened::NoLock => Err(Error::NoSuchTrip(self.trip.clone())),
+        }
     }
 }

@@ -8,6 +8,7 @@
 
 mod choice;
 mod credentials;
+mod connection;
 mod lease;
 mod pgpass;
 mod secret;
@@ -26,10 +27,13 @@ use std::time::Duration;
 
 pub(crate) use choice::StoreChoice;
 pub(crate) use credentials::{Source, find as find_credentials};
+pub(crate) use connection::Connection;
 pub(crate) use lease::{Attempt, HeldLease, Lease, LeaseView, Resource, Token};
+#[cfg(feature = "postgres")]
+pub(crate) use postgres::RowLock;
 pub(crate) use secret::{Secret, without_passwords};
 pub(crate) use session::{Append, LedgerHead, ServerFacts, Session};
-pub(crate) use trips::ServerTrips;
+pub use trips::ServerTrips;
 pub(crate) use url::Kind;
 pub use url::StoreUrl;
 

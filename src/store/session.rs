@@ -64,8 +64,8 @@ pub(crate) trait Session: Send {
     /// Gives the lease back and wakes who waits; `false` when it was no longer ours.
     fn release(&mut self, lease: &Lease) -> Result<bool>;
 
-    /// Removes what the server keeps of a resource that nobody will ask for again. A later fence of it may be only as
-    /// large as the server's time in microseconds.
+    /// Removes the leases and the fence of a resource that nobody will ask for again: a later fence of it would come from
+    /// the server's clock alone. What is a trip or a job as well is left as it is.
     fn forget(&mut self, resource: &Resource) -> Result<()>;
 
     /// All leases that are held now.

@@ -1,58 +1,105 @@
 //! The trips of a store on a server.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
 
 use super::{PATIENCE, Session, StoreUrl, connect};
 use crate::{
     booking::{Request, Roster},
-    error::{Error, Result},
-    lock::{Acquire, Wait},
+    error::{Error, Result, ServerTrouble},
+    lock::{Acquire, Until, Wait},
     name::Name,
-    state::{Answer, Prepared, TripView, Trips},
+    state::{Answer, Answers, Committer, Group, Prepared, TripView, Trips},
 };
 
-/// The trips of a server, shared by any number of hosts, processes and threads.
-pub(crate) struct ServerTrips {
+/// The trips of a store on a server, shared by any number of hosts, processes and threads.
+///
+/// Threads that share one value also share transactions: whoever comes first leads, and takes along who came meanwhile.
+/// Connections are made when they are needed, and kept.
+///
+/// ```no_run
+/// use triplock::{Acquire, Change, Name, Request, ServerTrips, StoreUrl, Trips, Wait};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let url: StoreUrl = "postgres://db.example/bookings".parse()?;
+/// let trips = ServerTrips::new(url);
+/// let (trip, student): (Name, _) = ("1".parse()?, "7".parse()?);
+/// match trips.submit(&trip, &Request::new(Change::Book { student, seats: 1 }), Wait::Forever)? {
+///     Acquire::Granted(answer) => println!("{}", answer.outcome()),
+///     Acquire::Held(holder) => println!("trip 1 is locked, try later: {holder:?}"),
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct ServerTrips {
     url: StoreUrl,
-    session: Mutex<Option<Box<dyn Session>>>,
+    /// Connections that nobody uses just now.
+    idle: Mutex<Vec<Box<dyn Session>>>,
+    groups: Mutex<HashMap<Name, Arc<Group>>>,
 }
 
 impl ServerTrips {
     /// Those of that server; it is connected to when something is asked.
-    pub(crate) fn new(url: StoreUrl) -> Self {
-        Self { url, session: Mutex::default() }
+    pub fn new(url: StoreUrl) -> Self {
+        Self { url, idle: Mutex::default(), groups: Mutex::default() }
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut dyn Session) -> Result<T>) -> Result<T> {
-        let mut slot = self.session.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut session = match slot.take() {
-            Some(session) => session,
-            None => connect(&self.url, PATIENCE)?,
-        };
-        let done = act(&mut *session);
-        if done.is_ok() {
-            *slot = Some(session);
+    fn idle(&self) -> MutexGuard<'_, Vec<Box<dyn Session>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<T>(&self, act: impl Fn(&mut dyn Session) -> Result<T>) -> Result<T> {
+        let idle = self.idle().pop();
+        if let Some(session) = idle {
+            match self.try_with(session, &act) {
+                // The server may have closed it long ago; a new one will tell.
+                Err(Error::Server { trouble: ServerTrouble::Unreachable, .. }) => {}
+                done => return done,
+            }
         }
-        done
+        self.try_with(connect(&self.url, PATIENCE)?, act)
+    }
+
+    fn try_with<T>(&self, mut session: Box<dyn Session>, act: impl Fn(&mut dyn Session) -> Result<T>) -> Result<T> {
+        let done = act(&mut *session)?;
+        self.idle().push(session);
+        Ok(done)
+    }
+
+    /// Commits those requests. When it cannot be known what came of them, asks again: their ids tell.
+    fn commit(&self, trip: &Name, requests: &[Prepared], until: Until) -> Result<Acquire<Answers>> {
+        let uncertain = match self.with(|session| session.submit(trip, requests, false, until)) {
+            Err(uncertain @ Error::Uncertain { .. }) => uncertain,
+            known => return known,
+        };
+        let until = Until::At(Instant::now() + PATIENCE);
+        match self.with(|session| session.submit(trip, requests, true, until)) {
+            Ok(Acquire::Granted(answers)) => Ok(Acquire::Granted(answers)),
+            Ok(Acquire::Held(_)) | Err(_) => Err(uncertain),
+        }
+    }
+}
+
+impl std::fmt::Debug for ServerTrips {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServerTrips").field("url", &self.url).finish_non_exhaustive()
     }
 }
 
 impl Trips for ServerTrips {
     fn submit(&self, trip: &Name, request: &Request, wait: Wait) -> Result<Acquire<Answer>> {
-        let prepared = [Prepared::one(request)?];
-        let answers = self.with(|session| session.submit(trip, &prepared, false, wait.until()))?;
-        match answers {
-            Acquire::Granted(answers) => {
-                let answer = answers.into_iter().next().unwrap_or_else(|| unreachable!("one request, one answer"));
-                answer.map(Acquire::Granted)
-            }
-            Acquire::Held(holder) => Ok(Acquire::Held(holder)),
-        }
+        let group = {
+            let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(groups.entry(trip.clone()).or_default())
+        };
+        group.submit(&OnServer { trips: self, trip }, trip, Prepared::one(request)?, wait.until())
     }
 
     fn submit_batch(&self, trip: &Name, requests: &[Request], wait: Wait) -> Result<Acquire<Vec<Answer>>> {
-        let prepared = Prepared::all(requests)?;
-        match self.with(|session| session.submit(trip, &prepared, false, wait.until()))? {
+        match self.commit(trip, &Prepared::all(requests)?, wait.until())? {
             Acquire::Granted(answers) => answers.into_iter().collect::<Result<_>>().map(Acquire::Granted),
             Acquire::Held(holder) => Ok(Acquire::Held(holder)),
         }
@@ -70,5 +117,22 @@ impl Trips for ServerTrips {
 
     fn roster(&self, trip: &Name) -> Result<Roster> {
         self.with(|session| session.roster(trip))?.ok_or_else(|| Error::NoSuchTrip(trip.clone()))
+    }
+}
+
+/// Commits a group of requests for a trip of the server.
+struct OnServer<'s> {
+    trips: &'s ServerTrips,
+    trip: &'s Name,
+}
+
+impl Committer for OnServer<'_> {
+    /// No lock of a trip outlives a call.
+    fn is_held_here(&self) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn commit(&self, _own: &Prepared, until: Until, take: impl FnOnce() -> Vec<Prepared>) -> Result<Acquire<Answers>> {
+        self.trips.commit(self.trip, &take(), until)
     }
 }

@@ -106,7 +106,7 @@ impl Filter<'_> {
             Err(error) => return not_started(error).map_err(failed),
         };
         let mut tree = Tree::new(child, !foreground, cgroup);
-        let options = Options { time_limit: self.time_limit, kill_after: self.kill_after, ..Options::default() };
+        let options = Options { time_limit: self.time_limit, kill_after: Some(self.kill_after), ..Options::default() };
         // A filter is no run.
         let mut recorded = LateSync::default();
         let supervisor = Supervisor {
@@ -116,6 +116,7 @@ impl Filter<'_> {
             foreground,
             recorded: &mut recorded,
             started,
+            lifeline: None,
         };
         let attempt = supervisor.watch(&mut tree).inspect_err(|_| {
             // Nobody would watch over it.
@@ -129,6 +130,8 @@ fn judge(attempt: &Attempt) -> FilterEnd {
     let by_kill = attempt.ended.status == Status::Killed(libc::SIGKILL);
     match (attempt.cause, attempt.ended.status) {
         (Some(Cause::TimeLimit), _) => FilterEnd::TimeLimit { by_kill },
+        // (A filter has no lease.)
+        (Some(Cause::LeaseLost), _) => FilterEnd::Stopped(libc::SIGTERM),
         (Some(Cause::Signal(signal)), _) => FilterEnd::Stopped(signal),
         // Ctrl-C reached it too; one that handles that and exits 0 has not read all there was.
         (Some(Cause::Interrupt), Status::Exited(0)) => FilterEnd::Stopped(libc::SIGINT),

@@ -80,7 +80,7 @@ impl Update {
         // Shown to the filter, which may show it to another system.
         guard.persist_fence()?;
         held.add(&entry, guard.fence());
-        let mut environment = Vec::from(held.exported(state.path()));
+        let mut environment = held.exported();
         environment.push(("TRIPLOCK_FENCE".into(), Some(guard.fence().to_string().into())));
         environment.push(("TRIPLOCK_LOCK_FILE".into(), Some(lock_path.into())));
 

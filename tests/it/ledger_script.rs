@@ -76,6 +76,8 @@ impl Script {
             pid_namespace,
             file: None,
             reserved: 0,
+            lease: None,
+            tick: None,
         }))
     }
 

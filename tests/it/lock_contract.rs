@@ -13,7 +13,7 @@ use std::{
 use triplock::{
     Acquire, Error, Name, StateDir, Wait,
     clock::SystemClock,
-    lock::{FileLock, Guard, Identity, LeasedLock, Lock, LossMode, MemoryLock},
+    lock::{FileLock, Guard, Identity, LeasedLock, Lock, LossMode, MemoryLock, PostgresLock},
 };
 
 use crate::servers::{Postgres, Redis};
@@ -172,6 +172,12 @@ contract!(redis_lease: |test, keeps| {
 contract!(postgres_lease: |test, keeps| {
     if Postgres::is_installed(test) {
         keeps(&leased(&Postgres::shared().database().url(), LeasedLock::TTL));
+    }
+});
+
+contract!(postgres_row: |test, keeps| {
+    if Postgres::is_installed(test) {
+        keeps(&PostgresLock::connect(Postgres::shared().database().url().parse().unwrap()).unwrap());
     }
 });
 

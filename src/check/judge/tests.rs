@@ -43,6 +43,8 @@ fn started(run: u64) -> Event {
         pid_namespace: 1,
         file: None,
         reserved: 0,
+        lease: None,
+        tick: None,
     })
 }
 

@@ -69,6 +69,8 @@ fn set(options: &mut RunOptions, option: &str, text: &str) -> Option<()> {
         "--ok-exit" => once(&mut options.ok_exit, exit_codes(text).ok()?),
         "--once-per" => once(&mut options.once_per, settings::time(text).ok()?),
         "--jitter" => once(&mut options.jitter, duration(text).ok()?),
+        "--lease" => once(&mut options.lease, settings::lease(text).ok()?),
+        "--tick" => once(&mut options.tick, settings::tick(text).ok()?),
         "--hold" => once(&mut options.hold, crate::job::Hold::from_word(text)?),
         "--output" => once(&mut options.output, crate::job::OutputMode::from_word(text)?),
         "--keep-runs" => once(&mut options.keep_runs, settings::count(text).ok()?),
@@ -87,7 +89,7 @@ mod tests {
     use super::*;
 
     /// Each option that has a value, with two that are good.
-    const VALUES: [(&str, [&str; 2]); 23] = [
+    const VALUES: [(&str, [&str; 2]); 25] = [
         ("--policy", ["skip", "replace"]),
         ("-w", ["0.3", "0"]),
         ("--wait", ["5m", "1d"]),
@@ -108,6 +110,8 @@ mod tests {
         ("--once-per", ["1d", "3600"]),
         ("--jitter", ["5m", "0"]),
         ("--hold", ["command", "tree"]),
+        ("--lease", ["2", "1m"]),
+        ("--tick", ["@daily", "@hourly"]),
         ("--output", ["capture", "on-failure"]),
         ("--keep-runs", ["0", "7"]),
         ("--log-limit", ["64k", "16384"]),

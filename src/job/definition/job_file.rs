@@ -73,7 +73,7 @@ const ALERTS: [&str; 4] = ["expect_every", "alert_after", "alert_running", "aler
 
 /// The options of `run`, with `_` for `-`. (`nonblock` is `policy = "skip"`, and `lock`, which may be repeated there,
 /// is `locks`.)
-const SETTINGS: [&str; 21] = [
+const SETTINGS: [&str; 23] = [
     "policy",
     "wait",
     "conflict_exit_code",
@@ -90,6 +90,8 @@ const SETTINGS: [&str; 21] = [
     "ok_exit",
     "once_per",
     "jitter",
+    "lease",
+    "tick",
     "hold",
     "close",
     "output",
@@ -255,6 +257,8 @@ fn set(settings: &mut Settings, key: &str, value: &DeValue<'_>) -> Option<Result
         "ok_exit" => keep(&mut settings.ok_exit, codes(value)),
         "once_per" => keep(&mut settings.once_per, time(settings::time)),
         "jitter" => keep(&mut settings.jitter, time(duration::parse)),
+        "lease" => keep(&mut settings.lease, time(settings::lease)),
+        "tick" => keep(&mut settings.tick, text(value).and_then(settings::tick)),
         "hold" => keep(&mut settings.hold, word(value)),
         "close" => keep(&mut settings.close, boolean(value)),
         "output" => keep(&mut settings.output, word(value)),

@@ -11,7 +11,7 @@ use super::{
     RedisSession, command,
     keys::{Keys, NAMES},
     open, reply,
-    script::{ACQUIRE, RELEASE, RENEW},
+    script::{ACQUIRE, FORGET, RELEASE, RENEW},
     trips::check_format,
     trouble::{Failure, unreachable_because},
 };
@@ -99,6 +99,21 @@ pub(super) fn release(session: &mut RedisSession, lease: &Lease) -> Result<bool,
     call.arg(lease.token.as_str()).arg(keys.released());
     let reply = session.run(None, &RELEASE, call, false)?;
     Ok(reply::integer(&reply.unwrap_or_default())? == 1)
+}
+
+/// A trip's head and a ledger's stay, whatever was leased under the name.
+pub(super) fn forget(session: &mut RedisSession, resource: &Resource) -> Result<(), Failure> {
+    let keys = Keys::of(resource);
+    let slots = match reply::optional_text(session.ask_one(command("HGET", [&*keys.head(), "slots"]))?)? {
+        Some(slots) => reply::number::<u32>(&slots)?,
+        None => 0,
+    };
+    let names: Vec<String> = [keys.head()].into_iter().chain((1..=slots).map(|slot| keys.lease(slot))).collect();
+    let reply = session.run(None, &FORGET, FORGET.call(&names), false)?;
+    if reply::integer(&reply.unwrap_or_default())? == 1 {
+        session.ask_one(command("SREM", [NAMES, keys.tag()]))?;
+    }
+    Ok(())
 }
 
 /// The first call for a resource only begins to listen, and says that something may have been released: it may, before.

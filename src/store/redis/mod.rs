@@ -35,6 +35,8 @@ mod ledgers;
 mod place;
 mod reply;
 mod script;
+#[cfg(test)]
+mod tests;
 mod trips;
 mod trouble;
 mod wire;
@@ -238,8 +240,8 @@ impl Session for RedisSession {
         leases::release(self, lease).map_err(self.error())
     }
 
-    fn forget(&mut self, _resource: &Resource) -> Result<()> {
-        Ok(())
+    fn forget(&mut self, resource: &Resource) -> Result<()> {
+        leases::forget(self, resource).map_err(self.error())
     }
 
     fn leases(&mut self) -> Result<Vec<LeaseView>> {

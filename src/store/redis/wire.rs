@@ -97,8 +97,7 @@ impl Wire {
         sent.map_err(|e| if commands.len() == 1 { Broken::Unsent(e) } else { Broken::Unanswered(e) })?;
         let mut replies = Vec::with_capacity(commands.len());
         for _ in commands {
-            let reply = self.parser.parse_value(Undisturbed(&mut self.socket));
-            replies.push(reply.map_err(|e| Broken::Unanswered(io_error(e)))?);
+            replies.push(self.read(Reading::Reply).map_err(Broken::Unanswered)?);
         }
         Ok(replies)
     }
@@ -109,7 +108,7 @@ impl Wire {
             // TLS reads on after a signal. So it reads only what is there, and this waits.
             let socket = stream.sock.try_clone()?;
             self.socket.set_read_timeout(Duration::from_millis(1))?;
-            match self.parser.parse_value(&mut self.socket).map_err(io_error) {
+            match self.read(Reading::Message) {
                 Ok(_) => return Ok(true),
                 Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
                 Err(e) => return Err(e),
@@ -123,7 +122,7 @@ impl Wire {
         }
         // Zero would mean for ever.
         self.socket.set_read_timeout(at_most.max(Duration::from_millis(1)))?;
-        match self.parser.parse_value(&mut self.socket).map_err(io_error) {
+        match self.read(Reading::Message) {
             Ok(_) => Ok(true),
             Err(e) => match e.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Ok(false),
@@ -131,6 +130,16 @@ impl Wire {
                 _ => Err(e),
             },
         }
+    }
+
+    /// The next value. What has come of it stays with the parser when the rest does not come in time.
+    fn read(&mut self, reading: Reading) -> io::Result<Value> {
+        let mut source = Source { socket: &mut self.socket, reading, failure: None };
+        let value = self.parser.parse_value(&mut source);
+        let failure = source.failure;
+        value.map_err(|_| {
+            failure.unwrap_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "what it sent is no reply of a Redis"))
+        })
     }
 }
 
@@ -145,16 +154,6 @@ fn connect_to_any(host: &str, port: u16, patience: Duration) -> io::Result<TcpSt
         }
     }
     Err(last)
-}
-
-/// What the parser says went wrong with the socket, or that no reply looks like that.
-fn io_error(error: redis::RedisError) -> io::Error {
-    use std::error::Error as _;
-    match error.source().and_then(|source| source.downcast_ref::<io::Error>()) {
-        Some(e) if e.raw_os_error().is_some() => io::Error::from_raw_os_error(e.raw_os_error().unwrap_or_default()),
-        Some(e) => io::Error::new(e.kind(), e.to_string()),
-        None => io::Error::new(io::ErrorKind::InvalidData, "what it sent is no reply of a Redis"),
-    }
 }
 
 enum Socket {
@@ -209,16 +208,34 @@ impl Write for Socket {
     }
 }
 
-/// Reads on after a signal.
-struct Undisturbed<'s>(&'s mut Socket);
+/// What is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// What must come: a signal does not end it.
+    Reply,
+    /// What may come.
+    Message,
+}
 
-impl Read for Undisturbed<'_> {
+/// The socket for the parser, which would say less of how reading it failed.
+struct Source<'s> {
+    socket: &'s mut Socket,
+    reading: Reading,
+    failure: Option<io::Error>,
+}
+
+impl Read for Source<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            match self.0.read(buffer) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                read => return read,
-            }
+            let failure = match self.socket.read(buffer) {
+                Ok(0) if !buffer.is_empty() => io::ErrorKind::UnexpectedEof.into(),
+                Ok(read) => return Ok(read),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted && self.reading == Reading::Reply => continue,
+                Err(e) => e,
+            };
+            let kind = failure.kind();
+            self.failure = Some(failure);
+            return Err(kind.into());
         }
     }
 }

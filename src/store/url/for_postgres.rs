@@ -5,22 +5,17 @@ use tokio_postgres::{
     config::{SslMode, TargetSessionAttrs},
 };
 
-use super::{Encryption, Host, StoreUrl, Target};
+use super::{Encryption, StoreUrl, Target};
 use crate::error::Result;
 
 impl StoreUrl {
-    /// Where to connect, as whom, and with which password. TLS, if it is wanted, is [`crate::store::tls::client`]'s.
+    /// As whom to connect, with which password, and to which database. Who connects adds the hosts, once they are
+    /// looked up; TLS, if it is wanted, is [`crate::store::tls::client`]'s.
     ///
     /// # Errors
     /// `Usage`: no user is named, and this one has no name.
     pub(crate) fn postgres(&self) -> Result<Config> {
         let mut config = Config::new();
-        for host in &self.hosts {
-            match host {
-                Host::Tcp(name, port) => config.host(name.clone()).port(*port),
-                Host::Unix(directory, port) => config.host_path(directory).port(*port),
-            };
-        }
         let user = self.postgres_user()?;
         config.dbname(self.database.clone().unwrap_or_else(|| user.clone()));
         config.user(user);
@@ -32,7 +27,6 @@ impl StoreUrl {
             Target::Any => TargetSessionAttrs::Any,
             Target::Primary => TargetSessionAttrs::ReadWrite,
         });
-        config.application_name("triplock");
         Ok(config)
     }
 }

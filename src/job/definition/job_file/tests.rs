@@ -24,7 +24,7 @@ fn every_setting_is_read() {
          description = 'the whole disk'\nwait = 60\nconflict_exit_code = 0\nstop_exit_code = 9\nslots = 0x2\nlocks = ['db', 'A']\ntime_limit = '1h'\n\
          kill_after = 0.5\nsignal = 'SIGINT'\nretries = 1_0\nretry_delay = '2s'\nretry_backoff = 1.5\n\
          retry_max_delay = 60\nok_exit = [3, 0]\nonce_per = '1d'\njitter = '5m'\nhold = 'tree'\nclose = false\n\
-         output = 'on-failure'\nkeep_runs = 7\nlog_limit = '64k'\n",
+         output = 'on-failure'\nkeep_runs = 7\nlog_limit = '64k'\nlease = '1m'\ntick = '*/5 * * * *'\n",
     );
     assert_eq!(file.problems, []);
     let [nightly, other] = &file.definitions[..] else { panic!("{file:?}") };
@@ -37,7 +37,7 @@ fn every_setting_is_read() {
         conflict_exit_code: 0,
         stop_exit_code: Some(9),
         time_limit: Some(seconds(3600)),
-        kill_after: std::time::Duration::from_millis(500),
+        kill_after: Some(std::time::Duration::from_millis(500)),
         signal: libc::SIGINT,
         retries: Retries { count: 10, delay: seconds(2), backoff: 1.5, max_delay: seconds(60) },
         ok_exit: vec![0, 3],
@@ -47,6 +47,8 @@ fn every_setting_is_read() {
         locks: vec!["A".parse().unwrap(), "db".parse().unwrap()],
         close: false,
         hold: Hold::Tree,
+        lease: Some(seconds(60)),
+        tick: Some("*/5 * * * *".parse().unwrap()),
         output: OutputMode::OnFailure,
         keep_runs: 7,
         log_limit: 65536,

@@ -1,0 +1,149 @@
+//! What a run is built on, whatever it is: the files of a state directory, or leases of a server.
+
+use std::{ffi::OsString, os::fd::BorrowedFd, time::Duration};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    acquire::Locks,
+    ledger::{Appended, JobLedger},
+    lifeline::Lifeline,
+    model::{Event, Totals},
+    options::{Hold, Options},
+    supervise::Attempt,
+};
+use crate::{error::Result, lock::FileGuard, process::SpawnError};
+
+/// The ledger of a job, for a run of it.
+pub(super) trait Lines {
+    /// The time that its lines have.
+    fn now(&self) -> DateTime<Utc>;
+
+    /// Appends what `decide` makes of the sums so far, all or nothing. It may be asked again, of later sums. Gives what is
+    /// still to be synced.
+    ///
+    /// # Errors
+    /// `LockLost`: this run is not its job's any more, and nothing was appended. Others as the ledger's.
+    fn append(&self, decide: &mut dyn FnMut(&Totals) -> Vec<Event>) -> Result<Option<Appended>>;
+
+    /// Appends what anybody may say, whoever holds the lock.
+    fn observe(&self, decide: &mut dyn FnMut(&Totals) -> Vec<Event>) -> Result<()>;
+
+    /// The sums so far.
+    fn totals(&self) -> Result<Totals>;
+
+    /// Says that lines may not be on disk although they are synced.
+    fn distrust(&self);
+}
+
+impl Lines for JobLedger {
+    fn now(&self) -> DateTime<Utc> {
+        self.now()
+    }
+
+    fn append(&self, decide: &mut dyn FnMut(&Totals) -> Vec<Event>) -> Result<Option<Appended>> {
+        self.append(decide).map(Some)
+    }
+
+    fn observe(&self, decide: &mut dyn FnMut(&Totals) -> Vec<Event>) -> Result<()> {
+        self.append(decide)?.sync()
+    }
+
+    fn totals(&self) -> Result<Totals> {
+        self.totals()
+    }
+
+    fn distrust(&self) {
+        self.distrust();
+    }
+}
+
+/// How an attempt went wrong that came to no end of its own.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Broken {
+    /// There is no such command.
+    NotFound,
+    /// It cannot be executed, and why.
+    NotExecutable(String),
+    /// It cannot be started, and why.
+    NotStarted(String),
+    /// It could not be watched over any more, and was killed; and who is left of it.
+    Unwatched(String, Vec<String>),
+    /// Its lease was about to pass on, its guardian did not end it, and it was killed; and who is left of it.
+    LeaseLost(Vec<String>),
+}
+
+impl From<SpawnError> for Broken {
+    fn from(error: SpawnError) -> Self {
+        match error {
+            SpawnError::NotFound(_) => Self::NotFound,
+            SpawnError::NotExecutable(e) => Self::NotExecutable(e.to_string()),
+            SpawnError::Failed(e) => Self::NotStarted(e.to_string()),
+        }
+    }
+}
+
+/// What came of an attempt.
+pub(super) type Carried = Result<Attempt, Broken>;
+
+/// What a run holds while it goes on.
+pub(super) trait Holding {
+    /// Which of its job's slots it has.
+    fn slot(&self) -> u32;
+
+    /// How long it was waited for.
+    fn waited(&self) -> Duration;
+
+    /// What the command's environment says of it.
+    fn environment(&self) -> Vec<(OsString, Option<OsString>)>;
+
+    /// What the command inherits.
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>>;
+
+    /// Whether the command's end must be as certain as this machine can make it.
+    fn wants_a_certain_end(&self, options: &Options) -> bool;
+
+    /// Has an attempt carried out, here or in a guardian, which gives it its lifeline.
+    fn carry_out(&self, attempt: &mut dyn FnMut(Option<&mut Lifeline>) -> Carried) -> Carried;
+
+    /// Lets it go.
+    fn release(self, hold: Hold);
+}
+
+impl Holding for Locks {
+    fn slot(&self) -> u32 {
+        self.slot
+    }
+
+    fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    fn environment(&self) -> Vec<(OsString, Option<OsString>)> {
+        vec![("TRIPLOCK_LOCK_FILE".into(), Some(self.job.path().into()))]
+    }
+
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        std::iter::once(&self.job).chain(&self.named).map(FileGuard::descriptor).collect()
+    }
+
+    fn wants_a_certain_end(&self, options: &Options) -> bool {
+        // Only who sets a limit pays for it.
+        options.time_limit.is_some()
+    }
+
+    fn carry_out(&self, attempt: &mut dyn FnMut(Option<&mut Lifeline>) -> Carried) -> Carried {
+        attempt(None)
+    }
+
+    fn release(self, hold: Hold) {
+        match hold {
+            Hold::Command => drop(self),
+            Hold::Tree => {
+                self.named.into_iter().for_each(FileGuard::abandon);
+                self.job.abandon();
+            }
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! A job's ledger on a server.
+
+use std::{
+    cell::Cell,
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use chrono::{DateTime, SubsecRound as _, Utc};
+
+use crate::{
+    clock::BootTime,
+    error::{Error, Result, ServerTrouble},
+    job::{
+        keeping::Lines,
+        ledger::Appended,
+        model::{Entry, Event, Totals},
+    },
+    lock::Identity,
+    name::Name,
+    store::{Append, Connection, Lease},
+};
+
+/// How long to rest before a server that did not answer is asked again.
+const REST: Duration = Duration::from_millis(100);
+
+/// A job's ledger on a server, for who appends to it. Its lines have the server's time.
+pub(super) struct ServerLedger<'a> {
+    pub(super) connection: &'a Mutex<Connection>,
+    pub(super) job: &'a Name,
+    identity: Identity,
+    now: Cell<DateTime<Utc>>,
+    /// What each line is to prove, once there is a run.
+    lease: Cell<Option<Lease>>,
+}
+
+impl<'a> ServerLedger<'a> {
+    pub(super) fn new(connection: &'a Mutex<Connection>, job: &'a Name) -> Self {
+        // Until the server has told its time, which it does with the first look.
+        let (now, lease) = (Cell::new(Utc::now()), Cell::new(None));
+        Self { connection, job, identity: Identity::current(), now, lease }
+    }
+
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// From now on only who has that lease appends.
+    pub(super) fn prove(&self, lease: Lease) {
+        self.lease.set(Some(lease));
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As [`Lines::append`], with the server's time.
+    pub(super) fn append_at(&self, decide: &mut dyn FnMut(&Totals, DateTime<Utc>) -> Vec<Event>) -> Result<()> {
+        self.append(&mut |totals| decide(totals, self.now.get())).map(drop)
+    }
+
+    /// As [`Lines::observe`], with the server's time.
+    pub(super) fn observe_at(&self, decide: &mut dyn FnMut(&Totals, DateTime<Utc>) -> Vec<Event>) -> Result<()> {
+        self.observe(&mut |totals| decide(totals, self.now.get()))
+    }
+
+    /// One append, to whatever the ledger is by then.
+    fn try_append(&self, decide: &mut dyn FnMut(&Totals) -> Vec<Event>, lease: Option<&Lease>) -> Result<Append> {
+        let mut connection = self.connection();
+        loop {
+            let head = connection.call(|session| session.ledger(self.job))?;
+            let time = head.now.trunc_subsecs(6);
+            self.now.set(time);
+            let events = decide(&head.totals);
+            if events.is_empty() {
+                return Ok(Append::Done);
+            }
+            let stamp = |event| {
+                let is_first = matches!(event, Event::Started(_) | Event::NotRun(_));
+                let invocation_id = self.identity.invocation_id().filter(|_| is_first).map(str::to_owned);
+                Entry { time, host: self.identity.host().to_owned(), pid: self.identity.pid(), invocation_id, event }
+            };
+            let entries: Vec<_> = events.into_iter().map(stamp).collect();
+            let totals = entries.iter().fold(head.totals.clone(), Totals::after);
+            match connection.call(|session| session.append(self.job, &head, &entries, &totals, lease))? {
+                Append::Moved => {}
+                done => return Ok(done),
+            }
+        }
+    }
+}
+
+impl Lines for ServerLedger<'_> {
+    fn now(&self) -> DateTime<Utc> {
+        // As good as the server's, unless the run has lasted: then only the server knows.
+        match self.connection().call(|session| session.now()) {
+            Ok(now) => now.trunc_subsecs(6),
+            Err(_) => self.now.get(),
+        }
+    }
+
+    /// A server that does not answer is asked again until the lease is over: what was appended unheard is in the sums that
+    /// `decide` is asked about then.
+    fn append(&self, decide: &mut dyn FnMut(&Totals) -> Vec<Event>) -> Result<Option<Appended>> {
+        let lease = self.lease.take();
+        self.lease.set(lease.clone());
+        loop {
+            match self.try_append(decide, lease.as_ref()) {
+                Ok(Append::Done | Append::Moved) => return Ok(None),
+                Ok(Append::LeaseLost) => return Err(Error::LockLost(self.job.clone())),
+                Err(e) => {
+                    let Some(lease) = &lease else { return Err(e) };
+                    let may_pass = matches!(
+                        e,
+                        Error::Server { trouble: ServerTrouble::Unreachable | ServerTrouble::Failed, .. }
+                            | Error::Uncertain { .. }
+                    );
+                    if !may_pass {
+                        return Err(e);
+                    }
+                    if lease.deadline.left().is_zero() {
+                        return Err(Error::LockLost(self.job.clone()));
+                    }
+                    thread::sleep(REST.min(lease.deadline.left()));
+                }
+            }
+        }
+    }
+
+    fn observe(&self, decide: &mut dyn FnMut(&Totals) -> Vec<Event>) -> Result<()> {
+        self.try_append(decide, None).map(drop)
+    }
+
+    fn totals(&self) -> Result<Totals> {
+        Ok(self.connection().call(|session| session.ledger(self.job))?.totals)
+    }
+
+    /// Whatever the server has confirmed is as durable as it makes anything.
+    fn distrust(&self) {}
+}
+
+/// For the keeper of the leases: the deadline moves with each renewal.
+impl ServerLedger<'_> {
+    pub(super) fn extend(&self, deadline: BootTime) {
+        let lease = self.lease.take();
+        self.lease.set(lease.map(|lease| Lease { deadline, ..lease }));
+    }
+}

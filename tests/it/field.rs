@@ -1,0 +1,305 @@
+//! Three hosts, a real server in a network of its own, and everything that can go wrong between them.
+
+use std::{
+    net::SocketAddr,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    hosts::{Direction, Host, Hosts, SERVER},
+    proxy::Proxy,
+    servers::{Postgres, Redis},
+};
+
+/// A kind of server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Redis,
+    Postgres,
+}
+
+/// A server that all hosts reach.
+#[derive(Debug)]
+enum Server {
+    Redis(Redis),
+    Postgres(Postgres),
+}
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Nothing.
+    None,
+    /// The cable of one host after another is pulled out.
+    Cut,
+    /// One host after another hears nothing.
+    Deaf,
+    /// One host after another is not heard.
+    Mute,
+    /// Every tenth packet is lost, of all hosts.
+    Loss,
+    /// A round trip takes 300 ms longer.
+    Latency,
+    /// All connections are reset, ten times a second.
+    Resets,
+    /// What the server answers is kept back, then the connections are reset: nobody knows what it has done.
+    AnswersLost,
+    /// The server is stopped (SIGSTOP) for a while.
+    ServerStopped,
+    /// It is killed, and started again with its data.
+    ServerKilled,
+    /// It is killed, and its replica, which has everything that was answered, takes its place.
+    Failover,
+    /// The same with a replica that had stopped to listen: what was answered since then is lost.
+    FailoverBehind,
+}
+
+/// The hosts, the server, and the proxy between them.
+#[derive(Debug)]
+pub(crate) struct Field {
+    // The servers end before their network does.
+    servers: Servers,
+    hosts: Hosts,
+}
+
+#[derive(Debug)]
+pub(crate) struct Servers {
+    current: Server,
+    replica: Option<Server>,
+    proxy: Proxy,
+}
+
+impl Kind {
+    pub(crate) const BOTH: [Self; 2] = [Self::Redis, Self::Postgres];
+
+    /// Whether there is such a server; if not, the test is skipped out loud.
+    #[track_caller]
+    pub(crate) fn is_installed(self, test: &str) -> bool {
+        match self {
+            Self::Redis => Redis::is_installed(test),
+            Self::Postgres => Postgres::is_installed(test),
+        }
+    }
+
+    fn start(self, inside: Vec<String>) -> Server {
+        let address = SERVER.to_string();
+        match self {
+            Self::Redis => {
+                // (Without a password it talks to its own machine only, unless it is told so.)
+                let plan = Redis::plan().setting("protected-mode no");
+                Server::Redis(plan.listening(&address).under(inside).start())
+            }
+            Self::Postgres => Server::Postgres(Postgres::plan().listening(&address).under(inside).start()),
+        }
+    }
+}
+
+impl Server {
+    fn port(&self) -> u16 {
+        match self {
+            Self::Redis(redis) => redis.port(),
+            Self::Postgres(postgres) => postgres.port(),
+        }
+    }
+
+    fn address(&self) -> SocketAddr {
+        (SERVER, self.port()).into()
+    }
+
+    fn kill(&mut self) {
+        match self {
+            Self::Redis(redis) => redis.kill(),
+            Self::Postgres(postgres) => postgres.kill(),
+        }
+    }
+
+    fn restart(&mut self) {
+        match self {
+            Self::Redis(redis) => redis.restart(),
+            Self::Postgres(postgres) => postgres.restart(),
+        }
+    }
+
+    fn stop_answering(&self) {
+        match self {
+            Self::Redis(redis) => redis.stop_answering(),
+            Self::Postgres(postgres) => postgres.stop_answering(),
+        }
+    }
+
+    fn answer_again(&self) {
+        match self {
+            Self::Redis(redis) => redis.answer_again(),
+            Self::Postgres(postgres) => postgres.answer_again(),
+        }
+    }
+
+    /// A replica keeps what it has, and hears of nothing new.
+    fn stop_listening(&self) {
+        match self {
+            // Nobody is primary there.
+            Self::Redis(redis) => drop(redis.cli(["REPLICAOF", &SERVER.to_string(), "1"])),
+            Self::Postgres(postgres) => {
+                postgres.sql("ALTER SYSTEM SET primary_conninfo = ''");
+                postgres.sql("SELECT pg_reload_conf()");
+            }
+        }
+    }
+
+    fn replica(&self) -> Self {
+        match self {
+            Self::Redis(redis) => Self::Redis(redis.replica()),
+            Self::Postgres(postgres) => Self::Postgres(postgres.replica()),
+        }
+    }
+
+    fn promote(&self) {
+        match self {
+            Self::Redis(redis) => drop(redis.cli(["REPLICAOF", "NO", "ONE"])),
+            Self::Postgres(postgres) => postgres.promote(),
+        }
+    }
+}
+
+impl Field {
+    /// A field on which that fault can happen.
+    #[track_caller]
+    pub(crate) fn new(kind: Kind, fault: Fault) -> Self {
+        let hosts = Hosts::new(3);
+        let current = kind.start(hosts.server().inside());
+        let replica = fault.needs_a_replica().then(|| current.replica());
+        if let (Fault::Failover, Server::Postgres(postgres)) = (fault, &current) {
+            postgres.sql("ALTER SYSTEM SET synchronous_standby_names = '*'");
+            postgres.sql("SELECT pg_reload_conf()");
+        }
+        let proxy = Proxy::new(hosts.server(), (SERVER, 0).into(), current.address());
+        // A fault of cables is one between a host and the server itself.
+        let way = if fault.is_of_cables() { current.address() } else { proxy.address() };
+        let store = match kind {
+            Kind::Redis if fault == Fault::Failover => format!("redis://{way}?wait_replicas=1"),
+            Kind::Redis => format!("redis://{way}"),
+            Kind::Postgres => format!("postgres://triplock@{way}/postgres?sslmode=disable"),
+        };
+        Self { servers: Servers { current, replica, proxy }, hosts: hosts.with_store(&store) }
+    }
+
+    pub(crate) fn hosts(&self) -> &[Host] {
+        self.hosts.each()
+    }
+
+    /// The hosts, and that to which the faults happen meanwhile.
+    pub(crate) fn split(&mut self) -> (&Hosts, &mut Servers) {
+        (&self.hosts, &mut self.servers)
+    }
+}
+
+impl Fault {
+    /// Those of networks, and of servers.
+    pub(crate) const ALL: [Self; 12] = [
+        Self::None,
+        Self::Cut,
+        Self::Deaf,
+        Self::Mute,
+        Self::Loss,
+        Self::Latency,
+        Self::Resets,
+        Self::AnswersLost,
+        Self::ServerStopped,
+        Self::ServerKilled,
+        Self::Failover,
+        Self::FailoverBehind,
+    ];
+
+    fn is_of_cables(self) -> bool {
+        matches!(self, Self::Cut | Self::Deaf | Self::Mute | Self::Loss)
+    }
+
+    fn needs_a_replica(self) -> bool {
+        matches!(self, Self::Failover | Self::FailoverBehind)
+    }
+
+    /// Happens for so long, and is undone.
+    #[track_caller]
+    pub(crate) fn happens(self, hosts: &Hosts, servers: &mut Servers, time: Duration) {
+        let in_turn = |begin: &dyn Fn(&Host)| {
+            for host in hosts.each() {
+                begin(host);
+                sleep(time / 3);
+                host.heal();
+            }
+        };
+        match self {
+            Self::None => sleep(time),
+            Self::Cut => in_turn(&Host::cut),
+            Self::Deaf => in_turn(&|host| host.one_way(Direction::In)),
+            Self::Mute => in_turn(&|host| host.one_way(Direction::Out)),
+            Self::Loss => {
+                hosts.each().iter().for_each(|host| host.loss(10));
+                sleep(time);
+                hosts.heal();
+            }
+            _ => servers.suffer(self, time),
+        }
+    }
+}
+
+impl Servers {
+    fn suffer(&mut self, fault: Fault, time: Duration) {
+        match fault {
+            Fault::Latency => {
+                self.proxy.latency(Duration::from_millis(300));
+                sleep(time);
+                self.proxy.latency(Duration::ZERO);
+            }
+            Fault::Resets => {
+                let end = Instant::now() + time;
+                while Instant::now() < end {
+                    sleep(Duration::from_millis(fastrand::u64(20..150)));
+                    self.proxy.reset();
+                }
+            }
+            Fault::AnswersLost => {
+                for _ in 0..5 {
+                    self.proxy.hold(Direction::In);
+                    sleep(time / 10);
+                    self.proxy.reset();
+                    self.proxy.flow();
+                    sleep(time / 10);
+                }
+            }
+            Fault::ServerStopped => {
+                self.current.stop_answering();
+                sleep(time);
+                self.current.answer_again();
+            }
+            Fault::ServerKilled => {
+                self.current.kill();
+                sleep(time / 2);
+                self.current.restart();
+                sleep(time / 2);
+            }
+            Fault::Failover => self.fail_over(time),
+            Fault::FailoverBehind => {
+                self.replica.as_ref().expect("a replica").stop_listening();
+                sleep(time / 2);
+                self.fail_over(time / 2);
+            }
+            Fault::None | Fault::Cut | Fault::Deaf | Fault::Mute | Fault::Loss => unreachable!("not of servers"),
+        }
+    }
+
+    fn fail_over(&mut self, time: Duration) {
+        self.current.kill();
+        let replica = self.replica.take().expect("a replica");
+        sleep(time / 2);
+        replica.promote();
+        self.proxy.switch(replica.address());
+        // Whoever promotes a replica gives it one of its own, or those who ask for two would wait for ever.
+        self.replica = Some(replica.replica());
+        // Whoever promotes a replica gives it one of its own, or those who ask for two would wait for ever.
+        self.replica = Some(replica.replica());
+        self.current = replica;
+        sleep(time / 2);
+    }
+}
