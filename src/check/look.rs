@@ -10,7 +10,7 @@ use crate::{
     dir::{Dir, StateDir},
     error::{Error, Result},
     job::{
-        JobFiles, Look, Totals,
+        JobFiles, Look, ServerJobs, Totals,
         definition::{Alerts, Definition, Sources},
     },
     name::Name,
@@ -20,6 +20,8 @@ use crate::{
 pub(crate) struct Check<'a> {
     /// The state directory, if it is there.
     pub(crate) state: Option<StateDir>,
+    /// The server where the jobs are instead.
+    pub(crate) server: Option<ServerJobs>,
     pub(crate) sources: Sources,
     /// What the command line takes for wrong.
     pub(crate) alerts: Alerts,
@@ -41,7 +43,7 @@ impl Check<'_> {
     pub(crate) fn job(&self, job: &Name, no_such_job: impl FnOnce(&[Name]) -> Error) -> Result<Judgement> {
         let jobs = self.jobs()?;
         let definition = self.sources.definition(job);
-        let known = known(jobs.as_ref())?;
+        let known = self.known(jobs.as_ref())?;
         if let Ok(None) = definition {
             if !known.contains_key(job) {
                 let mut others: Vec<_> = known.into_keys().collect();
@@ -73,7 +75,7 @@ impl Check<'_> {
         for definition in all.definitions {
             candidates.entry(definition.name.clone()).or_insert(Ok(Some(definition)));
         }
-        let known = known(jobs.as_ref())?;
+        let known = self.known(jobs.as_ref())?;
         for job in known.keys() {
             candidates.entry(job.clone()).or_insert(Ok(None));
         }
@@ -86,7 +88,35 @@ impl Check<'_> {
         Ok(self.state.as_ref().map(JobFiles::directory).transpose()?.flatten())
     }
 
+    fn known(&self, jobs: Option<&Arc<Dir>>) -> Result<Known> {
+        if let Some(server) = &self.server {
+            return Ok(server.all()?.into_iter().map(|job| (job.job, Vec::new())).collect());
+        }
+        let all = jobs.map(JobFiles::all).transpose()?.unwrap_or_default();
+        Ok(all.into_iter().map(|(files, slots)| (files.job, slots)).collect())
+    }
+
+    /// What its server knows of a job; no lock to be looked at besides.
+    fn judge_on(&self, server: &ServerJobs, candidates: Candidates) -> Result<Vec<Judgement>> {
+        let mut known: BTreeMap<_, _> = server.all()?.into_iter().map(|job| (job.job.clone(), job)).collect();
+        let now = server.now()?;
+        let judged = candidates.into_iter().map(|(job, definition)| {
+            let read = definition.and_then(|definition| {
+                let limits = Limits::of(&self.alerts, definition.as_ref())?;
+                let (totals, slots) = known.remove(&job).map(|job| (job.totals, job.slots)).unwrap_or_default();
+                let slots = slots.into_iter().map(|slot| slot.presence).collect();
+                let defined = definition.as_ref().and_then(changed);
+                Ok(judge(&Subject { job: job.clone(), limits, totals, slots, defined }, now))
+            });
+            read.unwrap_or_else(|e| Judgement::broken(job.as_str(), e))
+        });
+        Ok(judged.collect())
+    }
+
     fn judge(&self, jobs: Option<&Arc<Dir>>, known: &Known, candidates: Candidates) -> Result<Vec<Judgement>> {
+        if let Some(server) = &self.server {
+            return self.judge_on(server, candidates);
+        }
         // What the locks are compared with is read before them.
         let read = candidates.into_iter().map(|(job, definition)| {
             let read = self.read(jobs, &job, definition);
@@ -129,11 +159,6 @@ impl Check<'_> {
         let defined = definition.as_ref().and_then(changed);
         Ok((files, Subject { job: job.clone(), limits, totals, slots: Vec::new(), defined }))
     }
-}
-
-fn known(jobs: Option<&Arc<Dir>>) -> Result<Known> {
-    let all = jobs.map(JobFiles::all).transpose()?.unwrap_or_default();
-    Ok(all.into_iter().map(|(files, slots)| (files.job, slots)).collect())
 }
 
 /// When the job's file was last changed.

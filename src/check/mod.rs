@@ -193,6 +193,13 @@ pub(crate) enum Finding {
     Skipping {
         skips: u64,
     },
+    /// Times of `--tick` that no host ran: since the last one that some host ran, or before that.
+    Missed {
+        ticks: u64,
+        /// The first of them; of those before, the one that was run then.
+        first: DateTime<Utc>,
+        is_critical: bool,
+    },
     /// The run's wrapper is gone: nobody limits or records it any more.
     Orphaned {
         run: RunId,
@@ -217,8 +224,9 @@ impl Finding {
             Self::Late { .. }
             | Self::NeverSucceeded { .. }
             | Self::Failing { is_critical: true, .. }
+            | Self::Missed { is_critical: true, .. }
             | Self::RunningLong { .. } => State::Critical,
-            Self::Failing { .. } | Self::Skipping { .. } | Self::Orphaned { .. } => State::Warning,
+            Self::Failing { .. } | Self::Missed { .. } | Self::Skipping { .. } | Self::Orphaned { .. } => State::Warning,
             Self::Unseen { .. } | Self::Ahead { .. } | Self::Broken(_) => State::Unknown,
         }
     }
@@ -230,6 +238,7 @@ impl Finding {
             Self::NeverSucceeded { .. } => "never_succeeded",
             Self::Failing { .. } => "failing",
             Self::RunningLong { .. } => "running_long",
+            Self::Missed { .. } => "missed_ticks",
             Self::Skipping { .. } => "skipping",
             Self::Orphaned { .. } => "orphaned",
             Self::Unseen { .. } => "unseen",

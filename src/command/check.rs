@@ -12,7 +12,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
-use super::{state_path, text, unknown::no_such_job};
+use super::{server, state_path, text, unknown::no_such_job};
 use crate::{
     check::{Check, Figures, Finding, Judgement, LastFailure, Limits, State},
     cli::{self, Global},
@@ -20,7 +20,7 @@ use crate::{
     dir::{Environment, StateDir},
     error::Error,
     exit::ExitCode,
-    job::definition::Sources,
+    job::{ServerJobs, definition::Sources},
     output::{self, Output, printable},
 };
 
@@ -58,9 +58,10 @@ fn judged(global: &Global, args: &cli::Check) -> crate::Result<Vec<Judgement>> {
     let sources = Sources::new(args.config.as_deref(), &Environment::current())?;
     let path = state_path(global)?;
     let state = StateDir::open_existing(&path, global.allow_network_fs)?;
-    let is_there = state.is_some();
+    let server = server(global)?.map(|url| ServerJobs::connect(&url)).transpose()?;
+    let is_there = state.is_some() || server.is_some();
     let nothing = format!("no job in {sources}, and none has run in {}", path.display());
-    let check = Check { state, sources, alerts: args.alerts(), clock: &SystemClock };
+    let check = Check { state, server, sources, alerts: args.alerts(), clock: &SystemClock };
     let judged = match &args.job {
         Some(job) => vec![check.job(job, |others| no_such_job(job, others))?],
         None => check.all()?,
@@ -130,6 +131,14 @@ fn said(finding: &Finding, now: DateTime<Utc>) -> String {
         Finding::Failing { failures, last, .. } => format!("failed {failures} times in a row{}", how(last, now)),
         Finding::RunningLong { run, since, limit } => {
             format!("run {run} has lasted {}, expected at most {}", text::since(*since, now), span(limit))
+        }
+        Finding::Missed { ticks, first, is_critical: true } => {
+            let ticks = if *ticks == 1 { "a tick was".to_owned() } else { format!("{ticks} ticks were") };
+            format!("{ticks} run by no host, the first {} ago", text::since(*first, now))
+        }
+        Finding::Missed { ticks, first, is_critical: false } => {
+            let ticks = if *ticks == 1 { "the tick".to_owned() } else { format!("{ticks} ticks") };
+            format!("{ticks} before that of {} ago: run by no host", text::since(*first, now))
         }
         Finding::Skipping { skips: 1 } => "the last start was skipped".to_owned(),
         Finding::Skipping { skips } => format!("the last {skips} starts were skipped"),

@@ -8,7 +8,7 @@ use std::{
 use chrono::{DateTime, Utc};
 
 use super::{
-    state_path,
+    server, state_path,
     table::{Cell, Paint, Table},
     text,
     unknown::{NeverRun, judge, never_run},
@@ -20,13 +20,17 @@ use crate::{
     dir::{Dir, StateDir},
     error::{Error, Result},
     exit::ExitCode,
-    job::{JobFiles, Look, Outcome, RunState, RunView, Runs},
+    job::{JobFiles, Look, Outcome, RunState, RunView, Runs, ServerJob, ServerJobs},
     name::Name,
     output::{Output, report},
+    store::StoreUrl,
 };
 
 /// Prints the newest runs, the newest last.
 pub(super) fn history(output: &Output, global: &cli::Global, args: &cli::History) -> anyhow::Result<ExitCode> {
+    if let Some(url) = server(global)? {
+        return of_server(output, &url, args);
+    }
     let state = StateDir::open_existing(&state_path(global)?, global.allow_network_fs)?;
     let dir = state.as_ref().map(JobFiles::directory).transpose()?.flatten();
     let jobs = match (&args.job, dir) {
@@ -40,16 +44,52 @@ pub(super) fn history(output: &Output, global: &cli::Global, args: &cli::History
         (None, Some(dir)) => JobFiles::all(&dir)?.into_iter().map(|(files, _)| files).collect(),
         (None, None) => Vec::new(),
     };
-    // A moment before the calendar began is before every run.
-    let since = args.since.and_then(|ago| chrono::TimeDelta::from_std(ago).ok());
-    let since = since.and_then(|ago| SystemClock.now().checked_sub_signed(ago));
+    let since = since(args, SystemClock.now());
     let mut code = ExitCode::Success;
-    let (runs, bad_lines) = newest(&jobs, since, args.failed, args.most(), |e| {
-        code = report(output, &anyhow::Error::from(e), || None);
-    })?;
+    let mut broken = |e: Error| code = report(output, &anyhow::Error::from(e), || None);
+    let mut sources = Vec::new();
+    for files in &jobs {
+        match Runs::of(files, since) {
+            Ok(runs) => sources.push(Source::new(Origin::Files(files), runs)),
+            Err(e) if jobs.len() == 1 => return Err(e.into()),
+            Err(e) => broken(e),
+        }
+    }
+    let (runs, bad_lines) = newest(sources, args.failed, args.most())?;
     if bad_lines > 0 {
         output.message(&format!("damaged lines passed over, as a crash or a power cut leaves them: {bad_lines}"));
     }
+    print(output, args, &runs, code)
+}
+
+/// The same of jobs on a server.
+fn of_server(output: &Output, url: &StoreUrl, args: &cli::History) -> anyhow::Result<ExitCode> {
+    let server = ServerJobs::connect(url)?;
+    let jobs = match &args.job {
+        None => server.all()?,
+        Some(job) => match server.job(job)? {
+            Some(job) => vec![job],
+            None => {
+                let others: Vec<_> = server.all()?.into_iter().map(|job| job.job).collect();
+                let NeverRun = judge(job, &others)?;
+                output.message(&never_run(job));
+                return Ok(ExitCode::Success);
+            }
+        },
+    };
+    let since = since(args, server.now()?);
+    let source = |job| Source::new(Origin::Server(job), Runs::of_server(&server, job, since));
+    let (runs, _) = newest(jobs.iter().map(source).collect(), args.failed, args.most())?;
+    print(output, args, &runs, ExitCode::Success)
+}
+
+/// A moment before the calendar began is before every run.
+fn since(args: &cli::History, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let ago = args.since.and_then(|ago| chrono::TimeDelta::from_std(ago).ok());
+    ago.and_then(|ago| now.checked_sub_signed(ago))
+}
+
+fn print(output: &Output, args: &cli::History, runs: &[RunView], code: ExitCode) -> anyhow::Result<ExitCode> {
     let mut to = io::BufWriter::new(io::stdout().lock());
     if runs.is_empty() {
         output.message(&nothing(args));
@@ -59,7 +99,7 @@ pub(super) fn history(output: &Output, global: &cli::Global, args: &cli::History
     } else if output.quiet || runs.is_empty() {
         Ok(())
     } else {
-        rows(&runs, args.job.is_none()).print(&mut to, output.in_color())
+        rows(runs, args.job.is_none()).print(&mut to, output.in_color())
     };
     Ok(written(printed.and_then(|()| to.flush()), code)?)
 }
@@ -80,30 +120,29 @@ fn nothing(args: &cli::History) -> String {
     args.job.as_ref().map_or_else(|| what.to_owned(), |job| format!("{job}: {what}"))
 }
 
+/// Where a job's runs are, and what tells whether one without an end goes on.
+#[derive(Clone, Copy)]
+enum Origin<'f> {
+    Files(&'f JobFiles),
+    /// As it was before the entries were read.
+    Server(&'f ServerJob),
+}
+
 /// The runs of one job, and the next of them.
 struct Source<'f> {
-    files: &'f JobFiles,
+    origin: Origin<'f>,
     next: Option<Result<RunView>>,
     runs: Runs,
 }
 
-/// The newest runs of all these jobs by time, the oldest of them first. A job whose ledger cannot be read is reported,
-/// and the others shown. Also how many damaged lines were passed over.
-fn newest(
-    jobs: &[JobFiles],
-    since: Option<DateTime<Utc>>,
-    failed: bool,
-    most: usize,
-    mut broken: impl FnMut(Error),
-) -> Result<(Vec<RunView>, u64)> {
-    let mut sources = Vec::new();
-    for files in jobs {
-        match Runs::of(files, since) {
-            Ok(mut runs) => sources.push(Source { files, next: runs.next(), runs }),
-            Err(e) if jobs.len() == 1 => return Err(e),
-            Err(e) => broken(e),
-        }
+impl<'f> Source<'f> {
+    fn new(origin: Origin<'f>, mut runs: Runs) -> Self {
+        Self { origin, next: runs.next(), runs }
     }
+}
+
+/// The newest runs of all these jobs by time, the oldest of them first. Also how many damaged lines were passed over.
+fn newest(mut sources: Vec<Source<'_>>, failed: bool, most: usize) -> Result<(Vec<RunView>, u64)> {
     let mut look = None;
     let mut found = Vec::new();
     while found.len() < most {
@@ -124,7 +163,10 @@ fn newest(
         let Some(run) = std::mem::replace(&mut source.next, source.runs.next()) else { continue };
         let mut run = run?;
         if run.state == RunState::Unknown {
-            run = settled(source.files, run, &mut look)?;
+            match source.origin {
+                Origin::Files(files) => run = settled(files, run, &mut look)?,
+                Origin::Server(job) => run.settle(Some(job.runs(run.run))),
+            }
         }
         if !failed || run.outcome.is_some_and(Outcome::is_failure) {
             found.push(run);
@@ -228,7 +270,7 @@ fn note(run: &RunView) -> String {
             format!("held by pid {} since {since}: {}", holder.pid, holder.command)
         }
         (_, Some(reason)) => reason.clone(),
-        (_, None) if run.state == RunState::Running => format!("pid {}", run.pid),
+        (_, None) if run.state == RunState::Running => format!("pid {} on {}", run.pid, run.host),
         (_, None) => String::new(),
     }
 }

@@ -7,16 +7,17 @@ use std::{
 
 use serde::Serialize;
 
-use super::{state_path, unknown, written};
+use super::{server, state_path, unknown, written};
 use crate::{
     cli::{self, Global},
     dir::StateDir,
     error::{Error, Result},
     exit::ExitCode,
     job::{
-        JobFiles, RunId,
+        JobFiles, RunId, RunView, Runs, ServerJobs,
         log::{Follow, LogFile, LogReader, Logs},
     },
+    lock::Identity,
     name::Name,
     output::Output,
 };
@@ -24,23 +25,47 @@ use crate::{
 /// Prints a log, follows it, or lists those there are.
 pub(super) fn logs(output: &Output, global: &Global, args: &cli::Logs) -> Result<ExitCode> {
     let cli::Logs { job, run, follow, list } = args;
-    let (files, logs) = find(global, job)?;
+    let server = server(global)?.map(|url| ServerJobs::connect(&url)).transpose()?;
+    let (files, logs) = match find(global, job, server.as_ref()) {
+        Err(e) => return Err(elsewhere(server.as_ref(), job, run.map(RunId))?.unwrap_or(e)),
+        found => found?,
+    };
     if *list {
         return print_list(output, job, &logs.list()?);
     }
-    let run = choose(job, &logs, run.map(RunId))?;
+    let run = match choose(job, &logs, run.map(RunId)) {
+        Err(e) => return Err(elsewhere(server.as_ref(), job, run.map(RunId))?.unwrap_or(e)),
+        run => run?,
+    };
     let mut to = io::stdout().lock();
     let Some(mut reader) = LogReader::open(&logs, run)? else { return Err(without_log(job, Some(run), &logs.runs()?)) };
     let printed = if *follow {
-        Follow::new(&files, &logs, run).copy(reader, &mut to, io::stdout().as_fd())?
+        Follow::new(&files, &logs, run, server.as_ref()).copy(reader, &mut to, io::stdout().as_fd())?
     } else {
         reader.copy(&mut to)?
     };
     written(printed, ExitCode::Success)
 }
 
-fn find(global: &Global, job: &Name) -> Result<(JobFiles, Logs)> {
-    let state = StateDir::open_existing(&state_path(global)?, global.allow_network_fs)?;
+/// Each host keeps the output of its own runs: the error that says where to look, if it is another.
+fn elsewhere(server: Option<&ServerJobs>, job: &Name, run: Option<RunId>) -> Result<Option<Error>> {
+    let Some(server) = server else { return Ok(None) };
+    let Some(known) = server.job(job)? else { return Ok(None) };
+    let wanted = |view: &RunView| view.host != Identity::current().host() && run.is_none_or(|run| view.run == run);
+    // Of the newest, since logs are of those.
+    for view in Runs::of_server(server, &known, None).take(LOOKED_AT) {
+        let view = view?;
+        if view.attempts.is_empty() || !wanted(&view) {
+            continue;
+        }
+        let why = format!("run {} ran on {}, which keeps its output; ask there", view.run, view.host);
+        return Ok(Some(Error::NoSuchLog { job: job.clone(), run: Some(view.run), why }));
+    }
+    Ok(None)
+}
+
+fn find(global: &Global, job: &Name, server: Option<&ServerJobs>) -> Result<(JobFiles, Logs)> {
+    let state = StateDir::open_existing(&state_path(global)?, global.allow_network_fs || server.is_some())?;
     let jobs = state.as_ref().map(JobFiles::directory).transpose()?.flatten();
     let mut has_run = false;
     if let Some(jobs) = jobs {
@@ -50,6 +75,9 @@ fn find(global: &Global, job: &Name) -> Result<(JobFiles, Logs)> {
             return Ok((files, logs));
         }
         has_run = files.exist()?;
+    }
+    if let Some(server) = server {
+        has_run = server.job(job)?.is_some();
     }
     if !has_run && unknown::judge(job, &[]).is_ok() {
         return Err(Error::NoSuchLog { job: job.clone(), run: None, why: unknown::NOT_YET.to_owned() });
@@ -65,6 +93,9 @@ fn choose(job: &Name, logs: &Logs, run: Option<RunId>) -> Result<RunId> {
         Some(run) => Err(without_log(job, Some(run), &runs)),
     }
 }
+
+/// How many runs are looked at for one that ran on another host.
+const LOOKED_AT: usize = 100;
 
 /// How many runs an error names.
 const NAMED: usize = 10;

@@ -8,7 +8,7 @@ use crate::{
     exit::ExitCode,
     install::Account,
     job::{
-        self, Done, Options, Outcome, StopCount, StopJob,
+        self, Done, Options, Outcome, ServerJobs, StopCount, StopJob,
         definition::{Resolved, Sources},
     },
     lock::Holder,
@@ -114,11 +114,24 @@ fn tell(output: &Output, args: &cli::Run, done: &Done) {
 
 /// `stop`.
 pub(super) fn stop(output: &Output, global: &Global, args: &cli::Stop) -> anyhow::Result<ExitCode> {
+    if let Some(url) = server(global)? {
+        let server = ServerJobs::connect(&url)?;
+        let ended = match server.job(&args.job)? {
+            Some(_) => Some(StopCount { ended: server.stop(&args.job)?, elsewhere: None }),
+            None => None,
+        };
+        return tell_stopped(output, args, ended);
+    }
     let state = StateDir::open_existing(&state_path(global)?, global.allow_network_fs)?;
     let stopped = match &state {
         Some(state) => job::stop(&StopJob { state, job: &args.job, grace: args.kill_after })?,
         None => None,
     };
+    tell_stopped(output, args, stopped)
+}
+
+/// `stopped`: `None` of a job that has never run.
+fn tell_stopped(output: &Output, args: &cli::Stop, stopped: Option<StopCount>) -> anyhow::Result<ExitCode> {
     let nothing = |why: &str| format!("{}: nothing to stop: {why}", args.job);
     let message = match stopped {
         None => {

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     history::painted,
-    state_path, store_in,
+    server, state_path, store_in,
     table::{Cell, Paint, Table},
     text,
     unknown::{defined, no_such_job},
@@ -19,12 +19,15 @@ use crate::{
     dir::{FileId, StateDir},
     error::Error,
     exit::ExitCode,
-    job::{Counts, JobFiles, Last, Look, Outcome, Presence, Request, RunId, Running, Slot, Totals, optional_time},
+    job::{
+        Counts, JobFiles, Last, Look, Outcome, Presence, Request, RunId, Running, ServerJobs, Slot, Totals, optional_time,
+    },
     lock::Fence,
     name::Name,
     output::{Output, report},
     process::locks::Keeper,
-    state::TripView,
+    state::{TripView, Trips as _},
+    store::{ServerTrips, StoreUrl},
 };
 
 /// A job as `status --json` prints it.
@@ -60,6 +63,9 @@ struct Holder {
     fence: Option<Fence>,
     #[serde(serialize_with = "optional_time::serialize")]
     since: Option<DateTime<Utc>>,
+    /// On which host, of a lease on a server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<String>,
     pid: Option<u32>,
     command: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,6 +88,9 @@ struct TripStatus {
 
 /// Prints all, or the job and the trip of one name.
 pub(super) fn status(output: &Output, global: &cli::Global, name: Option<&Name>) -> anyhow::Result<ExitCode> {
+    if let Some(url) = server(global)? {
+        return of_server(output, &url, name);
+    }
     let path = state_path(global)?;
     let state = StateDir::open_existing(&path, global.allow_network_fs)?;
     let mut code = ExitCode::Success;
@@ -146,6 +155,38 @@ pub(super) fn status(output: &Output, global: &cli::Global, name: Option<&Name>)
     Ok(written(printed.and_then(|()| to.flush()), code)?)
 }
 
+/// The same of a server: its leases say what runs, on whatever host.
+fn of_server(output: &Output, url: &StoreUrl, name: Option<&Name>) -> anyhow::Result<ExitCode> {
+    let is_wanted = |job: &Name| name.is_none_or(|name| job == name);
+    let server = ServerJobs::connect(url)?;
+    let store = ServerTrips::new(url.clone());
+    let mut jobs: Vec<_> = server.all()?.into_iter().map(|job| JobStatus::new(job.job, job.totals, job.slots)).collect();
+    let mut known: Vec<_> = jobs.iter().map(|job| job.job.clone()).collect();
+    let never_run: Vec<_> = defined().into_iter().filter(|job| !known.contains(job)).collect();
+    known.extend(never_run.iter().cloned());
+    jobs.extend(never_run.into_iter().map(|job| JobStatus::new(job, Totals::default(), Vec::new())));
+    jobs.retain(|job| is_wanted(&job.job));
+    jobs.sort_by(|one, other| one.job.cmp(&other.job));
+    let trips = match name {
+        None => store.list()?,
+        Some(name) => match store.show(name) {
+            Err(Error::NoSuchTrip(_)) => Vec::new(),
+            view => vec![view],
+        },
+    };
+    // A trip on a server is locked within one request: nobody can be seen to hold it.
+    let trips = trips.into_iter().map(|view| view.map(TripStatus::idle)).collect::<crate::Result<Vec<_>>>()?;
+    if jobs.is_empty() && trips.is_empty() {
+        match name {
+            Some(name) => return Err(no_such_job(name, &known).into()),
+            None => output.message(&format!("no jobs and no trips in {url}")),
+        }
+    }
+    let mut to = io::BufWriter::new(io::stdout().lock());
+    let printed = print(output, &mut to, &jobs, &trips);
+    Ok(written(printed.and_then(|()| to.flush()), ExitCode::Success)?)
+}
+
 fn print(output: &Output, to: &mut impl io::Write, jobs: &[JobStatus], trips: &[TripStatus]) -> io::Result<()> {
     if output.json {
         jobs.iter().try_for_each(|job| output.result(to, job, || ""))?;
@@ -175,6 +216,7 @@ impl JobStatus {
                 Presence::Free => {}
                 Presence::Lost(run) => lost.push(run.run),
                 Presence::Running(run) => holders.push(Holder::of_run("running", &run, Some(run.pid))),
+                Presence::Leased(run, lease) => holders.push(Holder::of_lease(number, run.as_ref(), lease)),
                 Presence::Unknown(run) => holders.push(Holder::of_run("unknown", &run, None)),
                 Presence::Orphaned(run, keepers) => {
                     let keeper = keepers.first().map(|keeper| keeper.pid);
@@ -226,9 +268,27 @@ impl Holder {
             attempt: Some(run.attempt),
             fence: Some(run.fence),
             since: Some(run.start),
+            host: None,
             pid: pid.or(Some(run.pid)),
             command: pid.and_then(command),
             end_requested: run.ending,
+            is_leftover: false,
+        }
+    }
+
+    /// Of a run wherever it is, or of a lease that has none: its run is about to start, or has just ended.
+    fn of_lease(slot: u32, run: Option<&Running>, lease: crate::lock::Holder) -> Self {
+        Self {
+            state: if run.is_some() { "running" } else { "held" },
+            slot,
+            run: run.map(|run| run.run),
+            attempt: run.map(|run| run.attempt),
+            fence: Some(lease.fence),
+            since: Some(run.map_or(lease.since, |run| run.start)),
+            host: Some(lease.host),
+            pid: Some(lease.pid),
+            command: Some(lease.command),
+            end_requested: run.and_then(|run| run.ending),
             is_leftover: false,
         }
     }
@@ -243,6 +303,7 @@ impl Holder {
             attempt: None,
             fence: None,
             since,
+            host: None,
             pid,
             command: pid.and_then(command),
             end_requested: None,
@@ -252,6 +313,10 @@ impl Holder {
 }
 
 impl TripStatus {
+    fn idle(view: TripView) -> Self {
+        Self { kind: "trip", state: "idle", pid: None, command: None, view }
+    }
+
     fn new(view: TripView, file: Option<FileId>, look: &Look) -> crate::Result<Self> {
         let keepers = file.map(|file| look.keepers(file)).transpose()?.flatten();
         let state = if keepers.is_some() { "locked" } else { "idle" };
@@ -290,7 +355,8 @@ fn job_rows(jobs: &[JobStatus]) -> Table<10> {
             row[1] = holder.shown();
             row[2] = holder.since.map(text::local).unwrap_or_default().into();
             row[3] = holder.pid.map(|pid| pid.to_string()).unwrap_or_default().into();
-            row[9] = holder.command.clone().unwrap_or_default().into();
+            let command = holder.command.clone().unwrap_or_default();
+            row[9] = holder.host.as_ref().map_or_else(|| command.clone(), |host| format!("on {host}: {command}")).into();
             table.push(std::mem::take(&mut row));
         }
         if job.holders.is_empty() {

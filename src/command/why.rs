@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
 use super::{
-    state_path,
+    server, state_path,
     status::command,
     table::Table,
     text,
@@ -22,13 +22,15 @@ use crate::{
     dir::{Dir, FileId, StateDir},
     error::Result,
     exit::ExitCode,
-    job::{JobFiles, Look, Presence, RunId, Running, optional_time},
+    job::{JobFiles, Look, Presence, RunId, Running, ServerJobs, optional_time},
+    lock::Holder,
     name::Name,
     output::Output,
     process::{
         self, ProcessInfo,
         locks::{self, Keeper},
     },
+    store::{LeaseView, Resource, StoreUrl},
 };
 
 /// One lock, and who is behind it.
@@ -70,6 +72,9 @@ struct Process {
 
 /// Prints every lock of that name.
 pub(super) fn why(output: &Output, global: &cli::Global, name: &Name) -> anyhow::Result<ExitCode> {
+    if let Some(url) = server(global)? {
+        return leases(output, &url, name);
+    }
     let state = StateDir::open_existing(&state_path(global)?, global.allow_network_fs)?;
     let mut found = Vec::new();
     let mut known = Vec::new();
@@ -107,6 +112,56 @@ pub(super) fn why(output: &Output, global: &cli::Global, name: &Name) -> anyhow:
     Ok(written(printed, ExitCode::Success)?)
 }
 
+/// A lease on a server, as `status --why --json` prints it.
+#[derive(Debug, Serialize)]
+struct LeaseWhy {
+    /// `job` or `lock`.
+    kind: &'static str,
+    name: Name,
+    state: &'static str,
+    slot: u32,
+    /// Seconds until it ends, unless it is renewed.
+    ends_in: f64,
+    holder: Holder,
+}
+
+/// Prints every lease of that name.
+fn leases(output: &Output, url: &StoreUrl, name: &Name) -> anyhow::Result<ExitCode> {
+    let server = ServerJobs::connect(url)?;
+    let why = |view: LeaseView| {
+        let kind = match &view.resource {
+            Resource::Job(job) if job == name => "job",
+            Resource::Lock(lock) if lock == name => "lock",
+            _ => return None,
+        };
+        let LeaseView { held, .. } = view;
+        let ends_in = held.left.as_secs_f64();
+        Some(LeaseWhy { kind, name: name.clone(), state: "held", slot: held.slot, ends_in, holder: held.holder })
+    };
+    let found: Vec<_> = server.leases()?.into_iter().filter_map(why).collect();
+    if found.is_empty() {
+        if server.job(name)?.is_none() {
+            let NeverRun = judge(name, &[])?;
+        }
+        output.message(&format!("job {name}: nobody holds a lease"));
+        return Ok(ExitCode::Success);
+    }
+    let mut to = io::BufWriter::new(io::stdout().lock());
+    let printed = found.iter().try_for_each(|why| {
+        output.result(&mut to, why, || {
+            let LeaseWhy { kind, name, slot, ends_in, holder, .. } = why;
+            let Holder { pid, host, since, command, fence } = holder;
+            let since = text::local(*since);
+            format!(
+                "{kind} {name}, slot {slot}: leased by {host} since {since}, pid {pid}, fence {fence}: {command}; \
+                 ends in {} unless renewed",
+                text::span(*ends_in)
+            )
+        })
+    });
+    Ok(written(printed.and_then(|()| to.flush()), ExitCode::Success)?)
+}
+
 fn of_job(files: &JobFiles, found: &mut Vec<Why>) -> Result<()> {
     let (slots, totals) = (files.slots()?, files.totals()?.unwrap_or_default());
     let look = Look::now()?;
@@ -122,6 +177,8 @@ fn of_job(files: &JobFiles, found: &mut Vec<Why>) -> Result<()> {
             }
             Presence::Orphaned(run, keepers) => ("held", Some(run), keepers),
             Presence::Kept(keepers) => ("held", None, keepers),
+            // Of files nobody has a lease.
+            Presence::Leased(run, _) => ("held", run, Vec::new()),
         };
         let own_file = run.as_ref().is_none_or(|run| run.file.is_none());
         let path = files.dir.path_of(&files.lock(slot.number));

@@ -9,7 +9,10 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::{Backwards, Ended, Entry, Event, JobFiles, Outcome, Request, RunId, Started};
+use super::{
+    Backwards, Ended, Entry, Event, JobFiles, Outcome, Request, RunId, ServerEntries, ServerJob, ServerJobs, Started,
+    Totals,
+};
 use crate::{
     error::Result,
     lock::{Fence, Holder},
@@ -226,11 +229,29 @@ impl Attempt {
     }
 }
 
+/// Where a ledger's entries come from, the newest first.
+#[derive(Debug)]
+enum Entries {
+    Files(Backwards),
+    Server(ServerEntries),
+}
+
+impl Iterator for Entries {
+    type Item = Result<Entry>;
+
+    fn next(&mut self) -> Option<Result<Entry>> {
+        match self {
+            Self::Files(entries) => entries.next(),
+            Self::Server(entries) => entries.next(),
+        }
+    }
+}
+
 /// The runs of one job, the newest first.
 #[derive(Debug)]
 pub(crate) struct Runs {
     job: Name,
-    entries: Backwards,
+    entries: Entries,
     /// Lines of runs whose first line is still to come, the newest first.
     waiting: BTreeMap<u64, Vec<Entry>>,
     since: Option<DateTime<Utc>>,
@@ -241,14 +262,27 @@ impl Runs {
     /// `since`: only those that were not over then, or that were asked for later.
     pub(crate) fn of(files: &JobFiles, since: Option<DateTime<Utc>>) -> Result<Self> {
         let entries = files.entries_backwards()?;
-        let still = entries.totals().running.iter().map(|running| (running.run.0, Vec::new()));
+        let totals = entries.totals().clone();
+        Ok(Self::new(files.job.clone(), Entries::Files(entries), &totals, since))
+    }
+
+    /// The same of a job on a server.
+    pub(crate) fn of_server(server: &ServerJobs, job: &ServerJob, since: Option<DateTime<Utc>>) -> Self {
+        Self::new(job.job.clone(), Entries::Server(server.entries(&job.job)), &job.totals, since)
+    }
+
+    fn new(job: Name, entries: Entries, totals: &Totals, since: Option<DateTime<Utc>>) -> Self {
+        let still = totals.running.iter().map(|running| (running.run.0, Vec::new()));
         let waiting = if since.is_some() { still.collect() } else { BTreeMap::new() };
-        Ok(Self { job: files.job.clone(), entries, waiting, since, at_end: false })
+        Self { job, entries, waiting, since, at_end: false }
     }
 
     /// Damaged lines passed over so far.
     pub(crate) fn bad_lines(&self) -> u64 {
-        self.entries.bad_lines()
+        match &self.entries {
+            Entries::Files(entries) => entries.bad_lines(),
+            Entries::Server(_) => 0,
+        }
     }
 
     fn whole(&self, run: u64, lines: Vec<Entry>) -> RunView {

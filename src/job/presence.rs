@@ -9,6 +9,7 @@ use super::{JobFiles, Place, Running, Totals};
 use crate::{
     dir::FileId,
     error::{Error, Result},
+    lock::Holder,
     process::{
         self,
         locks::{self, Keeper, LockTable},
@@ -31,6 +32,8 @@ pub(crate) enum Presence {
     Kept(Vec<Keeper>),
     /// The run's wrapper is gone, the lock is free, and its end was never recorded.
     Lost(Running),
+    /// Somebody on some host has its lease on a server: a run, unless it is about to start or has just ended.
+    Leased(Option<Running>, Holder),
     /// It started where process ids mean something else, and its lock is not to be seen from here.
     Unknown(Running),
 }
@@ -79,7 +82,7 @@ impl Look {
     /// Whether that run goes on; `None` when it cannot be told.
     pub(crate) fn runs(&self, files: &JobFiles, running: &Running) -> Result<Option<bool>> {
         Ok(match self.presence(file_of(files, running.slot, Some(running))?, Some(running))? {
-            Presence::Running(_) | Presence::Orphaned(..) => Some(true),
+            Presence::Running(_) | Presence::Orphaned(..) | Presence::Leased(..) => Some(true),
             Presence::Lost(_) | Presence::Kept(_) | Presence::Free => Some(false),
             Presence::Unknown(_) => None,
         })

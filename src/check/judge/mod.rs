@@ -1,12 +1,21 @@
 //! The judgement of one job: no I/O, and the time is given.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Figures, Finding, Judgement, LastFailure, Subject};
-use crate::job::{Last, Outcome, Presence, Request, Running, Totals};
+use crate::{
+    job::{Last, Outcome, Presence, Request, Running, Totals},
+    schedule::Tick,
+};
 
 /// Clocks are corrected by less than this all the time; seconds.
 const AHEAD: i64 = 5;
+
+/// How long after a time of `--tick` somebody may still run it before nobody has.
+const LATE: TimeDelta = TimeDelta::seconds(90);
+
+/// More missed ticks than these are not counted.
+const MOST_MISSED: usize = 1000;
 
 /// Judges a job.
 pub(crate) fn judge(subject: &Subject, now: DateTime<Utc>) -> Judgement {
@@ -23,6 +32,7 @@ pub(crate) fn judge(subject: &Subject, now: DateTime<Utc>) -> Judgement {
     }
     findings.extend(subject.slots.iter().filter_map(|presence| running(subject, presence, now)));
     findings.extend(subject.slots.iter().filter_map(orphaned));
+    findings.extend(missed(subject, now));
     if limits.alert_skips.is_some_and(|skips| totals.skips_in_a_row >= skips) {
         findings.push(Finding::Skipping { skips: totals.skips_in_a_row });
     }
@@ -84,14 +94,18 @@ fn last_failure(subject: &Subject) -> LastFailure {
 /// The run in a slot, if it goes on as far as can be told.
 fn goes_on(presence: &Presence) -> Option<&Running> {
     match presence {
-        Presence::Running(run) | Presence::Orphaned(run, _) => Some(run),
-        Presence::Free | Presence::Kept(_) | Presence::Lost(_) | Presence::Unknown(_) => None,
+        Presence::Running(run) | Presence::Orphaned(run, _) | Presence::Leased(Some(run), _) => Some(run),
+        Presence::Leased(None, _) | Presence::Free | Presence::Kept(_) | Presence::Lost(_) | Presence::Unknown(_) => None,
     }
 }
 
 fn running(subject: &Subject, presence: &Presence, now: DateTime<Utc>) -> Option<Finding> {
     let limit = subject.limits.alert_running?;
-    let (Presence::Running(run) | Presence::Orphaned(run, _) | Presence::Unknown(run)) = presence else {
+    let (Presence::Running(run)
+    | Presence::Orphaned(run, _)
+    | Presence::Leased(Some(run), _)
+    | Presence::Unknown(run)) = presence
+    else {
         return None;
     };
     if is_ahead(run.start, now) {
@@ -102,6 +116,18 @@ fn running(subject: &Subject, presence: &Presence, now: DateTime<Utc>) -> Option
         Presence::Unknown(_) => Finding::Unseen { run: run.run, since: run.start },
         _ => Finding::RunningLong { run: run.run, since: run.start, limit },
     })
+}
+
+/// Times of `--tick` that nobody ran: those since the last that somebody ran, if there are any, else those before it.
+fn missed(subject: &Subject, now: DateTime<Utc>) -> Option<Finding> {
+    let last = subject.totals.tick.as_ref()?;
+    let tick: Tick = last.expression.parse().ok()?;
+    // A host that is slow, or waits for a lease, is not none.
+    let since = tick.between(last.time, now - LATE, MOST_MISSED);
+    if let Some(first) = since.first() {
+        return Some(Finding::Missed { ticks: since.len() as u64, first: *first, is_critical: true });
+    }
+    (last.missed > 0).then_some(Finding::Missed { ticks: last.missed, first: last.time, is_critical: false })
 }
 
 fn orphaned(presence: &Presence) -> Option<Finding> {

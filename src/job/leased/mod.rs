@@ -17,10 +17,13 @@
 mod guarded;
 mod leases;
 mod ledger;
+mod view;
 
 use std::{ffi::OsString, sync::Mutex, time::Duration};
 
 use chrono::{DateTime, Utc};
+
+pub(crate) use view::{ServerEntries, ServerJob, ServerJobs};
 
 use self::{
     guarded::{Guarded, Keeper},

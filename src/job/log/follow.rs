@@ -15,7 +15,7 @@ use super::{LogReader, Logs, limit};
 use crate::{
     dir::FileId,
     error::{Error, Result},
-    job::{JobFiles, Place, model::RunId},
+    job::{JobFiles, Place, ServerJobs, model::RunId},
     process::locks::{LockTable, keepers},
 };
 
@@ -26,16 +26,17 @@ const LOOK: Duration = Duration::from_millis(500);
 const REST: Duration = Duration::from_millis(10);
 
 /// A log that is to be followed.
-#[derive(Debug)]
 pub(crate) struct Follow<'f> {
     files: &'f JobFiles,
     logs: &'f Logs,
     run: RunId,
+    /// Where the job's leases are.
+    server: Option<&'f ServerJobs>,
 }
 
 impl<'f> Follow<'f> {
-    pub(crate) fn new(files: &'f JobFiles, logs: &'f Logs, run: RunId) -> Self {
-        Self { files, logs, run }
+    pub(crate) fn new(files: &'f JobFiles, logs: &'f Logs, run: RunId, server: Option<&'f ServerJobs>) -> Self {
+        Self { files, logs, run, server }
     }
 
     /// Copies what is there and what comes, until the run is over. The outer result is about the log, the inner one
@@ -91,6 +92,9 @@ impl<'f> Follow<'f> {
 
     /// The ledger says so, or its wrapper was killed and nobody has its lock any more.
     fn is_over(&self) -> Result<bool> {
+        if let Some(server) = self.server {
+            return Ok(server.job(&self.files.job)?.is_none_or(|job| !job.runs(self.run)));
+        }
         let totals = self.files.totals()?.unwrap_or_default();
         let Some(running) = totals.running.iter().find(|running| running.run == self.run) else { return Ok(true) };
         let lock = match running.file {
