@@ -1,15 +1,21 @@
 //! Three hosts, a real server in a network of its own, and everything that can go wrong between them.
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
+    process::Command,
+    sync::{Arc, Mutex},
     thread::sleep,
     time::{Duration, Instant},
 };
+
+use serde_json::Value;
 
 use crate::{
     hosts::{Direction, Host, Hosts, SERVER},
     proxy::Proxy,
     servers::{Postgres, Redis},
+    stamping::JOB,
 };
 
 /// A kind of server.
@@ -21,7 +27,7 @@ pub(crate) enum Kind {
 
 /// A server that all hosts reach.
 #[derive(Debug)]
-enum Server {
+pub(crate) enum Server {
     Redis(Redis),
     Postgres(Postgres),
 }
@@ -68,6 +74,8 @@ pub(crate) struct Servers {
     current: Server,
     replica: Option<Server>,
     proxy: Proxy,
+    /// The words of a client of the current one.
+    place: Arc<Mutex<Vec<String>>>,
 }
 
 impl Kind {
@@ -135,6 +143,41 @@ impl Server {
         }
     }
 
+    /// The words of a client of it, which asks by its Unix socket: what happens to networks does not happen to it.
+    fn client(&self) -> Vec<String> {
+        match self {
+            Self::Redis(redis) => {
+                let key = format!("triplock:{{jobs/{JOB}}}:lease:1");
+                ["redis-cli", "-s", &redis.socket().display().to_string(), "GET", &key].map(str::to_owned).into()
+            }
+            Self::Postgres(_) => todo!(),
+        }
+    }
+
+    /// Which fences of the job are leased, as the server says; `None` when it says nothing.
+    pub(crate) fn leased(client: &[String]) -> Option<BTreeSet<u64>> {
+        let asked = Command::new("timeout").arg("0.5").args(client).output().expect("start timeout");
+        let text = String::from_utf8(asked.stdout).ok()?;
+        if !asked.status.success() || text.contains("Error") || text.starts_with("LOADING") {
+            return None;
+        }
+        // A token, the fence, a note.
+        Some(text.lines().filter_map(|line| line.split(' ').nth(1)?.parse().ok()).collect())
+    }
+
+    /// The ledger of the job, the oldest line first.
+    fn ledger(&self) -> Vec<Value> {
+        match self {
+            Self::Redis(redis) => {
+                let text = redis.cli(["--json", "XRANGE", &format!("triplock:{{jobs/{JOB}}}:entries"), "-", "+"]);
+                let entries: Vec<(String, Vec<String>)> = serde_json::from_str(&text).expect("JSON");
+                let line = |entry: &(String, Vec<String>)| serde_json::from_str(&entry.1[1]).expect("JSON");
+                entries.iter().map(line).collect()
+            }
+            Self::Postgres(_) => todo!(),
+        }
+    }
+
     /// A replica keeps what it has, and hears of nothing new.
     fn stop_listening(&self) {
         match self {
@@ -181,7 +224,8 @@ impl Field {
             Kind::Redis => format!("redis://{way}"),
             Kind::Postgres => format!("postgres://triplock@{way}/postgres?sslmode=disable"),
         };
-        Self { servers: Servers { current, replica, proxy }, hosts: hosts.with_store(&store) }
+        let place = Arc::new(Mutex::new(current.client()));
+        Self { servers: Servers { current, replica, proxy, place }, hosts: hosts.with_store(&store) }
     }
 
     pub(crate) fn hosts(&self) -> &[Host] {
@@ -245,6 +289,16 @@ impl Fault {
 }
 
 impl Servers {
+    /// Where to look for leases: another server after a failover.
+    pub(crate) fn place(&self) -> Arc<Mutex<Vec<String>>> {
+        Arc::clone(&self.place)
+    }
+
+    /// The job's ledger, the oldest line first.
+    pub(crate) fn ledger(&self) -> Vec<Value> {
+        self.current.ledger()
+    }
+
     fn suffer(&mut self, fault: Fault, time: Duration) {
         match fault {
             Fault::Latency => {
@@ -299,6 +353,7 @@ impl Servers {
         self.replica = Some(replica.replica());
         // Whoever promotes a replica gives it one of its own, or those who ask for two would wait for ever.
         self.replica = Some(replica.replica());
+        *self.place.lock().expect("nobody panics with it") = replica.client();
         self.current = replica;
         sleep(time / 2);
     }

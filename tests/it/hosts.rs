@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     namespace::Namespace,
-    sandbox::{Invocation, Sandbox},
+    sandbox::{Invocation, Sandbox, eventually},
 };
 
 /// The server's address; the hosts' end in 11, 12 …
@@ -127,7 +127,7 @@ impl Host {
     /// Pulls the cable out.
     #[track_caller]
     pub(crate) fn cut(&self) {
-        self.port.set("down");
+        self.port.ip(["link", "set", &self.port.name, "down"]);
     }
 
     /// Packets of that direction are lost, those of the other arrive.
@@ -155,7 +155,11 @@ impl Host {
     /// A sound cable again.
     #[track_caller]
     pub(crate) fn heal(&self) {
-        self.port.set("up");
+        self.port.ip(["link", "set", &self.port.name, "up"]);
+        // It notices a moment later; and whom it did not find meanwhile it is to look for again.
+        eventually("the host has a cable", || self.namespace.ip("-oneline link show eth0").contains("LOWER_UP"));
+        self.namespace.ip("neigh flush dev eth0");
+        self.port.ip(["neigh", "flush", "dev", "lan"]);
         self.namespace.nft("add table inet fault\ndelete table inet fault\n");
     }
 
@@ -176,11 +180,11 @@ impl Host {
 
 impl Port {
     #[track_caller]
-    fn set(&self, state: &str) {
+    fn ip<const N: usize>(&self, words: [&str; N]) {
         let [program, args @ ..] = &self.inside[..] else { unreachable!("nsenter and its options") };
         let mut command = std::process::Command::new(program);
-        let output = command.args(args).args(["ip", "link", "set", &self.name, state]).output().expect("start nsenter");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let output = command.args(args).arg("ip").args(words).output().expect("start nsenter");
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }
 

@@ -182,7 +182,9 @@ pub(crate) fn answer_not_recorded(history: &JobHistory) -> Violations {
             // Its lease was lost, so nothing that it says counts.
             Some(76) => !recorded.contains(&"succeeded"),
             // It was not run.
-            Some(69 | 75 | 125) => fences.is_empty(),
+            Some(75) => fences.is_empty(),
+            // It was not run, or it could not be watched over and was ended.
+            Some(125) => fences.is_empty() || (!has_ended && recorded == ["failed"]),
             _ => true,
         };
         if !is_right {

@@ -76,10 +76,10 @@ impl Namespace {
         move_into_link_name_space(self.network.as_fd(), Some(LinkNameSpaceType::Network)).expect("setns");
     }
 
-    /// Runs ip(8) in it.
+    /// What ip(8) says in it.
     #[track_caller]
-    pub(crate) fn ip(&self, words: &str) {
-        self.run(["ip"].into_iter().chain(words.split_whitespace()), "");
+    pub(crate) fn ip(&self, words: &str) -> String {
+        self.run(["ip"].into_iter().chain(words.split_whitespace()), "")
     }
 
     /// Has nft(8) do something in it.
@@ -89,7 +89,7 @@ impl Namespace {
     }
 
     #[track_caller]
-    fn run<'w>(&self, words: impl IntoIterator<Item = &'w str>, input: &str) {
+    fn run<'w>(&self, words: impl IntoIterator<Item = &'w str>, input: &str) -> String {
         let words: Vec<_> = words.into_iter().collect();
         let [program, args @ ..] = &self.inside()[..] else { unreachable!("nsenter and its options") };
         let mut command = Command::new(program);
@@ -99,6 +99,7 @@ impl Namespace {
         let output = child.wait_with_output().expect("wait for our own child");
         let why = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{words:?}: {why}{input}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// The processes that run in it, its holder excepted.
