@@ -61,7 +61,7 @@ impl Lines for JobLedger {
 
 /// How an attempt went wrong that came to no end of its own.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Broken {
+pub(crate) enum Broken {
     /// There is no such command.
     NotFound,
     /// It cannot be executed, and why.
@@ -85,10 +85,10 @@ impl From<SpawnError> for Broken {
 }
 
 /// What came of an attempt.
-pub(super) type Carried = Result<Attempt, Broken>;
+pub(crate) type Carried = Result<Attempt, Broken>;
 
 /// What a run holds while it goes on.
-pub(super) trait Holding {
+pub(crate) trait Holding {
     /// Which of its job's slots it has.
     fn slot(&self) -> u32;
 

@@ -36,7 +36,9 @@ pub(crate) use fences::Fences;
 pub(crate) use files::JobFiles;
 pub(crate) use history::{RunState, RunView, Runs, optional_time};
 pub(crate) use late_sync::LateSync;
-pub(crate) use leased::{LeasedRun, ServerEntries, ServerJob, ServerJobs};
+pub(crate) use keeping::{Broken, Carried, Holding};
+pub(crate) use leased::{Guarded, Keeper, LeasedRun, Leases, Not, ServerEntries, ServerJob, ServerJobs, Want};
+pub(crate) use lifeline::{Lifeline, Terms};
 pub(crate) use ledger::{Appended, JobLedger};
 pub(crate) use model::seconds;
 pub use model::{

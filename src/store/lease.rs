@@ -38,6 +38,13 @@ impl Resource {
         format!("{folder}/{name}")
     }
 
+    /// Its name among those of its kind.
+    pub(crate) fn name(&self) -> &Name {
+        match self {
+            Self::Job(name) | Self::Lock(name) | Self::File(name) | Self::Named(name) => name,
+        }
+    }
+
     /// The inverse of [`Resource::key`].
     pub(crate) fn from_key(key: &str) -> Option<Self> {
         let (folder, name) = key.split_once('/')?;

@@ -7,8 +7,8 @@
 //! What a server promises, and how its locks are lost, is in docs/scaling.md.
 
 mod choice;
-mod credentials;
 mod connection;
+mod credentials;
 mod lease;
 mod pgpass;
 mod secret;
@@ -26,8 +26,8 @@ mod redis;
 use std::time::Duration;
 
 pub(crate) use choice::StoreChoice;
-pub(crate) use credentials::{Source, find as find_credentials};
 pub(crate) use connection::Connection;
+pub(crate) use credentials::{Source, find as find_credentials};
 pub(crate) use lease::{Attempt, HeldLease, Lease, LeaseView, Resource, Token};
 #[cfg(feature = "postgres")]
 pub(crate) use postgres::RowLock;

@@ -2,13 +2,13 @@
 
 use std::{ffi::OsString, fmt, fs::File, io, os::fd::AsFd as _, time::Duration};
 
-use super::{fresh::Fresh, target::Source};
+use super::{fresh::Fresh, leased::Leased, target::Source};
 use crate::{
     error::{Error, Result},
     exit::ExitCode,
-    job::{Attempt, Cause, LateSync, Options, Supervisor, signal},
+    job::{Attempt, Broken, Cause, LateSync, Lifeline, Options, Supervisor, signal},
     lock::FileGuard,
-    process::{self, Cgroup, Program, Signals, Spawn, SpawnError, Status, Tree},
+    process::{self, Cgroup, Program, Signals, Spawn, Status, Tree},
 };
 
 /// What is to be run, and how long it may take.
@@ -32,6 +32,8 @@ pub(crate) enum FilterEnd {
     Stopped(i32),
     /// Its time was up; whether it took KILL.
     TimeLimit { by_kill: bool },
+    /// Its lease on a server was lost: somebody else may have updated the file since.
+    LeaseLost,
     /// It did not start: there is no such command.
     NotFound,
     /// It did not start: it cannot be executed, and why.
@@ -48,6 +50,7 @@ impl FilterEnd {
             Self::Killed(signal) | Self::Stopped(signal) => of_signal(*signal),
             Self::TimeLimit { by_kill: false } => ExitCode::TimeLimit.code(),
             Self::TimeLimit { by_kill: true } => of_signal(libc::SIGKILL),
+            Self::LeaseLost => ExitCode::LockLost.code(),
             Self::NotFound => ExitCode::NoSuchCommand.code(),
             Self::NotExecutable(_) => ExitCode::NotExecutable.code(),
         }
@@ -62,6 +65,7 @@ impl fmt::Display for FilterEnd {
             Self::Killed(signal) => write!(f, "was ended by {}", signal::name(*signal)),
             Self::Stopped(signal) => write!(f, "was stopped by {}", signal::name(*signal)),
             Self::TimeLimit { .. } => f.write_str("reached its time limit"),
+            Self::LeaseLost => f.write_str("lost its lease"),
             Self::NotFound => f.write_str("was not found"),
             Self::NotExecutable(why) => write!(f, "cannot be executed: {why}"),
         }
@@ -69,12 +73,19 @@ impl fmt::Display for FilterEnd {
 }
 
 impl Filter<'_> {
-    /// Runs it. It inherits the lock, so that nobody else starts while it runs, should we be killed.
-    pub(super) fn run(&self, source: Option<&Source>, fresh: &Fresh, lock: &FileGuard) -> Result<FilterEnd> {
+    /// Runs it, holding what keeps others from updating the same file. It inherits the lock, so that nobody else of this
+    /// machine starts while it runs, should we be killed.
+    pub(super) fn run(
+        &self,
+        source: Option<&Source>,
+        fresh: &Fresh,
+        lock: &FileGuard,
+        leased: Option<&Leased>,
+    ) -> Result<FilterEnd> {
         let failed = |e| Error::io("run", &self.command[0], e);
         let program = match Program::find(self.command) {
             Ok(program) => program,
-            Err(error) => return not_started(error).map_err(failed),
+            Err(error) => return not_started(error.into()).map_err(failed),
         };
         let nothing;
         let input = match source {
@@ -86,43 +97,52 @@ impl Filter<'_> {
         };
         let signals = Signals::take().map_err(failed)?;
         let foreground = process::in_foreground();
-        // Without it, a descendant that leaves the group is found by sweeps.
-        let cgroup = self.time_limit.and_then(|_| Cgroup::try_make("update"));
         process::become_subreaper().map_err(failed)?;
-        let spawn = Spawn {
-            program: &program,
-            environment: &self.environment,
-            stdin: Some(input),
-            stdout: Some(fresh.output()),
-            stderr: None,
-            inherit: &[lock.descriptor()],
-            own_group: !foreground,
-            cgroup: cgroup.as_ref().map(Cgroup::as_fd),
-            mask: Some(signals.before()),
+        let mut attempt = |lifeline: Option<&mut Lifeline>| {
+            // Without it, a descendant that leaves the group is found by sweeps.
+            let wants_a_group = self.time_limit.is_some() || lifeline.is_some();
+            let cgroup = if wants_a_group { Cgroup::try_make("update") } else { None };
+            let spawn = Spawn {
+                program: &program,
+                environment: &self.environment,
+                stdin: Some(input),
+                stdout: Some(fresh.output()),
+                stderr: None,
+                inherit: &[lock.descriptor()],
+                own_group: !foreground,
+                cgroup: cgroup.as_ref().map(Cgroup::as_fd),
+                mask: Some(signals.before()),
+            };
+            let started = std::time::Instant::now();
+            let child = spawn.start()?;
+            let mut tree = Tree::new(child, !foreground, cgroup);
+            let options =
+                Options { time_limit: self.time_limit, kill_after: Some(self.kill_after), ..Options::default() };
+            // A filter is no run.
+            let mut recorded = LateSync::default();
+            let supervisor = Supervisor {
+                options: &options,
+                signals: &signals,
+                log: None,
+                foreground,
+                recorded: &mut recorded,
+                started,
+                lifeline,
+            };
+            supervisor.watch(&mut tree).map_err(|e| {
+                // Nobody would watch over it.
+                let survivors = tree.kill_all().unwrap_or_default();
+                Broken::Unwatched(e.to_string(), survivors.iter().map(ToString::to_string).collect())
+            })
         };
-        let started = std::time::Instant::now();
-        let child = match spawn.start() {
-            Ok(child) => child,
-            Err(error) => return not_started(error).map_err(failed),
+        let carried = match leased {
+            Some(leased) => leased.carry_out(&signals, &mut attempt),
+            None => attempt(None),
         };
-        let mut tree = Tree::new(child, !foreground, cgroup);
-        let options = Options { time_limit: self.time_limit, kill_after: Some(self.kill_after), ..Options::default() };
-        // A filter is no run.
-        let mut recorded = LateSync::default();
-        let supervisor = Supervisor {
-            options: &options,
-            signals: &signals,
-            log: None,
-            foreground,
-            recorded: &mut recorded,
-            started,
-            lifeline: None,
-        };
-        let attempt = supervisor.watch(&mut tree).inspect_err(|_| {
-            // Nobody would watch over it.
-            let _ = tree.kill_all();
-        });
-        Ok(judge(&attempt.map_err(failed)?))
+        match carried {
+            Ok(attempt) => Ok(judge(&attempt)),
+            Err(broken) => not_started(broken).map_err(failed),
+        }
     }
 }
 
@@ -130,8 +150,7 @@ fn judge(attempt: &Attempt) -> FilterEnd {
     let by_kill = attempt.ended.status == Status::Killed(libc::SIGKILL);
     match (attempt.cause, attempt.ended.status) {
         (Some(Cause::TimeLimit), _) => FilterEnd::TimeLimit { by_kill },
-        // (A filter has no lease.)
-        (Some(Cause::LeaseLost), _) => FilterEnd::Stopped(libc::SIGTERM),
+        (Some(Cause::LeaseLost), _) => FilterEnd::LeaseLost,
         (Some(Cause::Signal(signal)), _) => FilterEnd::Stopped(signal),
         // Ctrl-C reached it too; one that handles that and exits 0 has not read all there was.
         (Some(Cause::Interrupt), Status::Exited(0)) => FilterEnd::Stopped(libc::SIGINT),
@@ -141,10 +160,11 @@ fn judge(attempt: &Attempt) -> FilterEnd {
     }
 }
 
-fn not_started(error: SpawnError) -> io::Result<FilterEnd> {
-    match error {
-        SpawnError::NotFound(_) => Ok(FilterEnd::NotFound),
-        SpawnError::NotExecutable(error) => Ok(FilterEnd::NotExecutable(error.to_string())),
-        SpawnError::Failed(error) => Err(error),
+fn not_started(broken: Broken) -> io::Result<FilterEnd> {
+    match broken {
+        Broken::NotFound => Ok(FilterEnd::NotFound),
+        Broken::NotExecutable(why) => Ok(FilterEnd::NotExecutable(why)),
+        Broken::LeaseLost(_) => Ok(FilterEnd::LeaseLost),
+        Broken::NotStarted(why) | Broken::Unwatched(why, _) => Err(io::Error::other(why)),
     }
 }

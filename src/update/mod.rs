@@ -20,6 +20,7 @@
 mod attributes;
 mod filter;
 mod fresh;
+mod leased;
 mod target;
 
 use std::{ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
@@ -27,13 +28,14 @@ use std::{ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
 pub(crate) use filter::FilterEnd;
 pub(crate) use target::Target;
 
-use self::{filter::Filter, fresh::Fresh};
+use self::{filter::Filter, fresh::Fresh, leased::Leased};
 use crate::{
     clock::SystemClock,
     dir::StateDir,
     error::Result,
     held::Held,
     lock::{Acquire, FileGuard, FileLock, Guard as _, Holder, Identity, Lock as _, Wait},
+    store::StoreUrl,
 };
 
 /// What is asked for.
@@ -66,7 +68,12 @@ const LOCKS: &str = "files";
 
 impl Update {
     /// Does it. `announce` is told before a wait.
-    pub(crate) fn run(&self, state: &StateDir, announce: &dyn Fn(Option<&Holder>)) -> Result<Updated> {
+    pub(crate) fn run(
+        &self,
+        state: &StateDir,
+        server: Option<&StoreUrl>,
+        announce: &dyn Fn(Option<&Holder>),
+    ) -> Result<Updated> {
         let target = Target::find(&self.file)?;
         let locks = Arc::new(state.make_subdirectory(LOCKS)?);
         let lock_path = locks.path_of(&format!("{}.lock", target.lock_name()));
@@ -80,17 +87,35 @@ impl Update {
         // Shown to the filter, which may show it to another system.
         guard.persist_fence()?;
         held.add(&entry, guard.fence());
+        let leased = match server {
+            Some(url) => {
+                held = Held::inherited_of_server(url.to_string(), state.path());
+                let name = target.lock_name();
+                match Leased::acquire(url, name, self.wait, self.kill_after, &held, announce)? {
+                    Ok(leased) => Some(leased),
+                    Err(not) => return Ok(not),
+                }
+            }
+            None => None,
+        };
+        let fence = leased.as_ref().map_or(guard.fence(), |leased| leased.fence);
+        if leased.is_some() {
+            held.add(&entry, fence);
+        }
         let mut environment = held.exported();
-        environment.push(("TRIPLOCK_FENCE".into(), Some(guard.fence().to_string().into())));
+        environment.push(("TRIPLOCK_FENCE".into(), Some(fence.to_string().into())));
         environment.push(("TRIPLOCK_LOCK_FILE".into(), Some(lock_path.into())));
 
         let source = target.open(self.create)?;
         let fresh = Fresh::create(&target)?;
         let filter =
             Filter { command: &self.filter, environment, time_limit: self.time_limit, kill_after: self.kill_after };
-        let end = filter.run(source.as_ref(), &fresh, &guard)?;
+        let end = filter.run(source.as_ref(), &fresh, &guard, leased.as_ref())?;
         if end != FilterEnd::Succeeded {
             return Ok(Updated::Failed(end));
+        }
+        if leased.as_ref().is_some_and(|leased| !matches!(leased.is_ours(), Ok(true))) {
+            return Ok(Updated::Failed(FilterEnd::LeaseLost));
         }
         fresh.publish(source.as_ref())?;
         Ok(Updated::Replaced)

@@ -27,13 +27,12 @@ use super::{leases::Leases, ledger::ServerLedger};
 use crate::{
     clock::BootTime,
     job::{
-        keeping::{Broken, Carried, Holding},
+        keeping::{Broken, Carried, Holding, Lines as _},
         lifeline::{Lifeline, Message, Terms},
         model::RunId,
         options::{Hold, Options},
         supervise::stop_ourselves,
     },
-    name::Name,
     process::{self, Received, Signals, Tree, become_subreaper, wait_for},
     store::{Connection, Lease},
 };
@@ -47,22 +46,21 @@ const REST: Duration = Duration::from_millis(200);
 /// A guardian that has said its last word ends at once.
 const PARTING: Duration = Duration::from_secs(1);
 
-/// A run that has started, with its leases.
-pub(super) struct Guarded<'a> {
-    pub(super) keeper: Keeper<'a>,
-    pub(super) waited: Duration,
-    pub(super) ledger: &'a ServerLedger<'a>,
-    pub(super) signals: &'a Signals,
+/// What runs under leases: a job, or the filter of an update.
+pub(crate) struct Guarded<'a> {
+    pub(crate) keeper: Keeper<'a>,
+    pub(crate) waited: Duration,
+    pub(crate) signals: &'a Signals,
 }
 
 /// Who keeps the leases, on a thread of its own.
-pub(super) struct Keeper<'a> {
-    pub(super) leases: Mutex<Leases>,
-    pub(super) slot: u32,
-    pub(super) terms: Terms,
-    pub(super) connection: &'a Mutex<Connection>,
-    pub(super) job: &'a Name,
-    pub(super) run: RunId,
+pub(crate) struct Keeper<'a> {
+    pub(crate) leases: Mutex<Leases>,
+    pub(crate) slot: u32,
+    pub(crate) terms: Terms,
+    pub(crate) connection: &'a Mutex<Connection>,
+    /// The run of a job, whose end somebody may ask for.
+    pub(crate) run: Option<(&'a ServerLedger<'a>, RunId)>,
 }
 
 /// What keeper and wrapper tell each other.
@@ -159,7 +157,9 @@ impl Guarded<'_> {
             drop(finished);
             carried
         });
-        self.ledger.extend(self.keeper.lock().deadline());
+        if let Some((ledger, _)) = self.keeper.run {
+            ledger.extend(self.keeper.lock().deadline());
+        }
         carried
     }
 
@@ -279,9 +279,9 @@ impl Keeper<'_> {
     }
 
     fn is_unwanted(&self) -> bool {
-        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        let Ok(head) = connection.call(|session| session.ledger(self.job)) else { return false };
-        head.totals.in_slot(self.slot).is_some_and(|running| running.run == self.run && running.ending.is_some())
+        let Some((ledger, run)) = self.run else { return false };
+        let Ok(totals) = ledger.totals() else { return false };
+        totals.in_slot(self.slot).is_some_and(|running| running.run == run && running.ending.is_some())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Leases> {

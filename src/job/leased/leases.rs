@@ -33,9 +33,9 @@ const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 /// The leases of a run: its job's first.
 #[derive(Debug)]
-pub(super) struct Leases {
-    pub(super) all: Vec<Lease>,
-    pub(super) waited: Duration,
+pub(crate) struct Leases {
+    pub(crate) all: Vec<Lease>,
+    pub(crate) waited: Duration,
 }
 
 impl Leases {
@@ -44,7 +44,7 @@ impl Leases {
     }
 
     /// Until when all of them surely last.
-    pub(super) fn deadline(&self) -> BootTime {
+    pub(crate) fn deadline(&self) -> BootTime {
         self.all.iter().map(|lease| lease.deadline).min().unwrap_or(BootTime::now())
     }
 }
@@ -83,10 +83,75 @@ pub(super) struct Asking<'a> {
 }
 
 /// Why a lease was not had.
-enum Not {
+pub(crate) enum Not {
     Busy(HeldLease),
     Nested,
     Interrupted(i32),
+}
+
+/// One lease that is wanted.
+pub(crate) struct Want<'a> {
+    pub(crate) connection: &'a Mutex<Connection>,
+    pub(crate) resource: &'a Resource,
+    pub(crate) slots: u32,
+    pub(crate) terms: Terms,
+    /// Who wants it.
+    pub(crate) note: Holder,
+}
+
+impl Want<'_> {
+    /// Asks once.
+    pub(crate) fn ask(&self) -> Result<Attempt> {
+        let (resource, slots, lease) = (self.resource, self.slots, self.terms.lease);
+        lock(self.connection).call(|session| session.acquire(resource, slots, lease, &self.note))
+    }
+
+    /// Waits for what somebody else has, while `ours` are kept. TERM, INT and HUP end the wait, if they are deferred.
+    pub(crate) fn wait(&self, mut held: HeldLease, until: Until, ours: &mut [Lease]) -> Result<Result<Lease, Not>> {
+        let mut asked = Instant::now();
+        // Whatever was released before the first call went unheard.
+        let mut is_heard = false;
+        loop {
+            if let Some(signal) = arrived() {
+                return Ok(Err(Not::Interrupted(signal)));
+            }
+            self.keep(ours)?;
+            let left = match until {
+                Until::At(at) => at.saturating_duration_since(Instant::now()),
+                Until::Now | Until::Never => SLICE,
+            };
+            let may_be_free = if left.is_zero() {
+                true
+            } else {
+                let (resource, slice) = (self.resource, left.min(SLICE));
+                let heard = lock(self.connection).call(|session| session.wait_for_release(resource, slice))?;
+                heard || !std::mem::replace(&mut is_heard, true) || asked.elapsed() >= held.left.min(ASK_AGAIN)
+            };
+            if may_be_free {
+                match self.ask()? {
+                    Attempt::Granted(lease) => return Ok(Ok(lease)),
+                    Attempt::Held(now) => held = now,
+                }
+                if left.is_zero() {
+                    return Ok(Err(Not::Busy(held)));
+                }
+                asked = Instant::now();
+            }
+        }
+    }
+
+    /// Renews what we have while we wait for the next.
+    fn keep(&self, ours: &mut [Lease]) -> Result<()> {
+        for lease in ours {
+            if lease.deadline.left() > self.terms.lease - self.terms.renewal() {
+                continue;
+            }
+            if !lock(self.connection).call(|session| session.renew(lease))? {
+                return Err(Error::LockLost(lease.resource.name().clone()));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Asking<'_> {
@@ -126,15 +191,19 @@ impl Asking<'_> {
     /// One lease, while `ours` are kept.
     fn one(&self, resource: &Resource, until: Until, ours: &mut [Lease]) -> Result<Result<Lease, Not>> {
         let is_job = matches!(resource, Resource::Job(_));
-        let slots = if is_job { self.options.slots } else { 1 };
-        let note = Holder::note(self.ledger.identity(), self.ledger.now());
-        let ask = || self.connection().call(|session| session.acquire(resource, slots, self.terms.lease, &note));
-        let mut held = match ask()? {
+        let want = Want {
+            connection: self.connection,
+            resource,
+            slots: if is_job { self.options.slots } else { 1 },
+            terms: self.terms,
+            note: Holder::note(self.ledger.identity(), self.ledger.now()),
+        };
+        let held = match want.ask()? {
             Attempt::Granted(lease) => return Ok(Ok(lease)),
             Attempt::Held(held) => held,
         };
         let lock = self.lock_name(resource);
-        if slots == 1 && self.held.contains(&lock, held.holder.fence) {
+        if want.slots == 1 && self.held.contains(&lock, held.holder.fence) {
             return Ok(Err(Not::Nested));
         }
         if until == Until::Now {
@@ -144,48 +213,7 @@ impl Asking<'_> {
         if is_job && self.options.policy == Policy::Replace {
             self.ask_for_an_end()?;
         }
-        let mut asked = Instant::now();
-        // Whatever was released before the first call went unheard.
-        let mut is_heard = false;
-        loop {
-            if let Some(signal) = arrived() {
-                return Ok(Err(Not::Interrupted(signal)));
-            }
-            self.renew(ours)?;
-            let left = match until {
-                Until::At(at) => at.saturating_duration_since(Instant::now()),
-                Until::Now | Until::Never => SLICE,
-            };
-            let may_be_free = if left.is_zero() {
-                true
-            } else {
-                let heard = self.connection().call(|session| session.wait_for_release(resource, left.min(SLICE)))?;
-                heard || !std::mem::replace(&mut is_heard, true) || asked.elapsed() >= held.left.min(ASK_AGAIN)
-            };
-            if may_be_free {
-                match ask()? {
-                    Attempt::Granted(lease) => return Ok(Ok(lease)),
-                    Attempt::Held(now) => held = now,
-                }
-                if left.is_zero() {
-                    return Ok(Err(Not::Busy(held)));
-                }
-                asked = Instant::now();
-            }
-        }
-    }
-
-    /// Keeps what we have while we wait for the next.
-    fn renew(&self, ours: &mut [Lease]) -> Result<()> {
-        for lease in ours {
-            if lease.deadline.left() > self.terms.lease - self.terms.renewal() {
-                continue;
-            }
-            if !self.connection().call(|session| session.renew(lease))? {
-                return Err(Error::LockLost(self.job.clone()));
-            }
-        }
-        Ok(())
+        want.wait(held, until, ours)
     }
 
     /// Leaves the wish in the ledger, for the wrapper of the longest run to see; not for one that we belong to.
@@ -202,7 +230,7 @@ impl Asking<'_> {
     fn release(&self, leases: &[Lease]) {
         for lease in leases.iter().rev() {
             // What is not released is over when its time is.
-            let _ = self.connection().call(|session| session.release(lease));
+            let _ = lock(self.connection).call(|session| session.release(lease));
         }
     }
 
@@ -213,8 +241,8 @@ impl Asking<'_> {
             other => other.key(),
         }
     }
+}
 
-    fn connection(&self) -> MutexGuard<'_, Connection> {
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
+    connection.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,6 @@
 //! A job's ledger on a server.
 
 use std::{
-    cell::Cell,
     sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
@@ -26,19 +25,19 @@ use crate::{
 const REST: Duration = Duration::from_millis(100);
 
 /// A job's ledger on a server, for who appends to it. Its lines have the server's time.
-pub(super) struct ServerLedger<'a> {
-    pub(super) connection: &'a Mutex<Connection>,
-    pub(super) job: &'a Name,
+pub(crate) struct ServerLedger<'a> {
+    connection: &'a Mutex<Connection>,
+    job: &'a Name,
     identity: Identity,
-    now: Cell<DateTime<Utc>>,
+    now: Mutex<DateTime<Utc>>,
     /// What each line is to prove, once there is a run.
-    lease: Cell<Option<Lease>>,
+    lease: Mutex<Option<Lease>>,
 }
 
 impl<'a> ServerLedger<'a> {
     pub(super) fn new(connection: &'a Mutex<Connection>, job: &'a Name) -> Self {
         // Until the server has told its time, which it does with the first look.
-        let (now, lease) = (Cell::new(Utc::now()), Cell::new(None));
+        let (now, lease) = (Mutex::new(Utc::now()), Mutex::new(None));
         Self { connection, job, identity: Identity::current(), now, lease }
     }
 
@@ -48,21 +47,21 @@ impl<'a> ServerLedger<'a> {
 
     /// From now on only who has that lease appends.
     pub(super) fn prove(&self, lease: Lease) {
-        self.lease.set(Some(lease));
+        *lock(&self.lease) = Some(lease);
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(self.connection)
     }
 
     /// As [`Lines::append`], with the server's time.
     pub(super) fn append_at(&self, decide: &mut dyn FnMut(&Totals, DateTime<Utc>) -> Vec<Event>) -> Result<()> {
-        self.append(&mut |totals| decide(totals, self.now.get())).map(drop)
+        self.append(&mut |totals| decide(totals, *lock(&self.now))).map(drop)
     }
 
     /// As [`Lines::observe`], with the server's time.
     pub(super) fn observe_at(&self, decide: &mut dyn FnMut(&Totals, DateTime<Utc>) -> Vec<Event>) -> Result<()> {
-        self.observe(&mut |totals| decide(totals, self.now.get()))
+        self.observe(&mut |totals| decide(totals, *lock(&self.now)))
     }
 
     /// One append, to whatever the ledger is by then.
@@ -71,7 +70,7 @@ impl<'a> ServerLedger<'a> {
         loop {
             let head = connection.call(|session| session.ledger(self.job))?;
             let time = head.now.trunc_subsecs(6);
-            self.now.set(time);
+            *lock(&self.now) = time;
             let events = decide(&head.totals);
             if events.is_empty() {
                 return Ok(Append::Done);
@@ -96,15 +95,14 @@ impl Lines for ServerLedger<'_> {
         // As good as the server's, unless the run has lasted: then only the server knows.
         match self.connection().call(|session| session.now()) {
             Ok(now) => now.trunc_subsecs(6),
-            Err(_) => self.now.get(),
+            Err(_) => *lock(&self.now),
         }
     }
 
     /// A server that does not answer is asked again until the lease is over: what was appended unheard is in the sums that
     /// `decide` is asked about then.
     fn append(&self, decide: &mut dyn FnMut(&Totals) -> Vec<Event>) -> Result<Option<Appended>> {
-        let lease = self.lease.take();
-        self.lease.set(lease.clone());
+        let lease = lock(&self.lease).clone();
         loop {
             match self.try_append(decide, lease.as_ref()) {
                 Ok(Append::Done | Append::Moved) => return Ok(None),
@@ -143,7 +141,13 @@ impl Lines for ServerLedger<'_> {
 /// For the keeper of the leases: the deadline moves with each renewal.
 impl ServerLedger<'_> {
     pub(super) fn extend(&self, deadline: BootTime) {
-        let lease = self.lease.take();
-        self.lease.set(lease.map(|lease| Lease { deadline, ..lease }));
+        if let Some(lease) = lock(&self.lease).as_mut() {
+            lease.deadline = deadline;
+        }
     }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each is left whole, whoever panics.
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -25,9 +25,12 @@ use chrono::{DateTime, Utc};
 
 pub(crate) use view::{ServerEntries, ServerJob, ServerJobs};
 
-use self::{
+pub(crate) use self::{
     guarded::{Guarded, Keeper},
-    leases::{Acquired, Asking, Leases},
+    leases::{Leases, Not, Want},
+};
+use self::{
+    leases::{Acquired, Asking},
     ledger::ServerLedger,
 };
 use super::{
@@ -184,8 +187,9 @@ impl LeasedRun<'_> {
             run,
             fence: lease.fence,
         };
-        let keeper = Keeper { leases: Mutex::new(leases), slot: lease.slot, terms, connection, job: self.job, run };
-        Ok(course.see_through(Guarded { keeper, waited, ledger, signals }, LateSync::default()))
+        let run = Some((ledger, run));
+        let keeper = Keeper { leases: Mutex::new(leases), slot: lease.slot, terms, connection, run };
+        Ok(course.see_through(Guarded { keeper, waited, signals }, LateSync::default()))
     }
 
     /// The start of the first attempt; or why the run is not due, which is recorded then.
