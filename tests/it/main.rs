@@ -74,6 +74,7 @@ mod status;
 mod store_contract;
 mod store_postgres;
 mod store_properties;
+mod store_redis;
 mod storms;
 mod strace;
 mod supervision;
