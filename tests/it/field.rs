@@ -79,8 +79,6 @@ pub(crate) struct Servers {
 }
 
 impl Kind {
-    pub(crate) const BOTH: [Self; 2] = [Self::Redis, Self::Postgres];
-
     /// Whether there is such a server; if not, the test is skipped out loud.
     #[track_caller]
     pub(crate) fn is_installed(self, test: &str) -> bool {
@@ -150,7 +148,9 @@ impl Server {
                 let key = format!("triplock:{{jobs/{JOB}}}:lease:1");
                 ["redis-cli", "-s", &redis.socket().display().to_string(), "GET", &key].map(str::to_owned).into()
             }
-            Self::Postgres(_) => todo!(),
+            Self::Postgres(postgres) => postgres.psql(&format!(
+                "SELECT 'lease ' || fence FROM triplock.leases WHERE resource = 'jobs/{JOB}' AND expires > clock_timestamp()"
+            )),
         }
     }
 
@@ -174,7 +174,10 @@ impl Server {
                 let line = |entry: &(String, Vec<String>)| serde_json::from_str(&entry.1[1]).expect("JSON");
                 entries.iter().map(line).collect()
             }
-            Self::Postgres(_) => todo!(),
+            Self::Postgres(postgres) => {
+                let select = format!("SELECT entry FROM triplock.entries WHERE job = '{JOB}' ORDER BY number");
+                postgres.sql(&select).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+            }
         }
     }
 
@@ -250,6 +253,18 @@ impl Fault {
         Self::Resets,
         Self::AnswersLost,
         Self::ServerStopped,
+        Self::ServerKilled,
+        Self::Failover,
+        Self::FailoverBehind,
+    ];
+
+    /// Those that are looked at every time.
+    pub(crate) const MOST: [Self; 8] = [
+        Self::Cut,
+        Self::Mute,
+        Self::Loss,
+        Self::Latency,
+        Self::AnswersLost,
         Self::ServerKilled,
         Self::Failover,
         Self::FailoverBehind,

@@ -4,11 +4,7 @@
 //! They share the machine's clock, so what happened on one can be compared with what happened on another; a product that
 //! compared their clocks would not be found out here.
 
-use std::{
-    fs,
-    net::{IpAddr, Ipv4Addr},
-    path::Path,
-};
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::{
     namespace::Namespace,

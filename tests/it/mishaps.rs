@@ -1,11 +1,9 @@
-//! Three hosts have the same job in their crontabs, with a leased store, while networks, servers and wrappers fail: it
-//! never runs twice at a time, it never outlives its lease, and who lost the lease records nothing.
-//!
-//! `TRIPLOCK_PARTITION_ROUNDS=100` for the long form: so many times each fault.
+//! Wrappers, guardians and cables of hosts that run a leased job: whichever of them fails, the job is dead before another
+//! host starts it, and who has lost the lease records nothing.
 
 use std::{
     fs,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, Ordering},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -14,10 +12,7 @@ use rustix::process::Signal;
 
 use crate::{
     field::{Fault, Field, Kind},
-    hosts::Host,
-    latch, lease_rules,
-    lease_rules::Rule,
-    machine, namespace,
+    latch, lease_rules, machine, namespace,
     operations::nothing_is_violated,
     sandbox::eventually,
     stamping::{Stamping, StampingRun, summary},
@@ -45,93 +40,6 @@ const MISHAPS: [Mishap; 5] = [
     Mishap::CableCut,
     Mishap::GuardianStoppedAndCableCut,
 ];
-
-/// Runs the job again and again, for some time each; kills some of the wrappers.
-fn run_again_and_again(stamping: &Stamping, host: &Host, started: &AtomicUsize, is_over: &AtomicBool) {
-    while !is_over.load(Ordering::SeqCst) {
-        let tag = format!("{}.{}", host.name(), started.fetch_add(1, Ordering::SeqCst));
-        let options = if fastrand::bool() { format!("{LEASE} -w 3") } else { LEASE.to_owned() };
-        let run = stamping.start(host, &tag, &options, [0.1, 0.5, 2.5][fastrand::usize(0..3)]);
-        if fastrand::u8(0..8) == 0 {
-            sleep(Duration::from_millis(fastrand::u64(0..1500)));
-            run.running.kill();
-        }
-        let code = run.finish();
-        assert!(matches!(code, None | Some(0 | 75 | 76 | 125)), "{tag}: {code:?}");
-        sleep(Duration::from_millis(fastrand::u64(0..150)));
-    }
-}
-
-/// Hosts run it before, during and after the fault; what came of it is judged.
-fn run_under(kind: Kind, fault: Fault, time: Duration) {
-    let mut field = Field::new(kind, fault);
-    let stamping = Stamping::new(&field.hosts()[0].path(""));
-    let (is_over, all_ended, started) = (AtomicBool::new(false), AtomicBool::new(false), AtomicUsize::new(0));
-    let (hosts, servers) = field.split();
-    let looked_at = servers.place();
-    std::thread::scope(|scope| {
-        scope.spawn(|| stamping.look(&looked_at, &all_ended));
-        let runners: Vec<_> = hosts
-            .each()
-            .iter()
-            .map(|host| {
-                let (stamping, started, is_over) = (&stamping, &started, &is_over);
-                scope.spawn(move || run_again_and_again(stamping, host, started, is_over))
-            })
-            .collect();
-        sleep(Duration::from_secs(1));
-        fault.happens(hosts, servers, time);
-        sleep(Duration::from_secs(1));
-        is_over.store(true, Ordering::SeqCst);
-        for runner in runners {
-            let ended = runner.join();
-            all_ended.store(true, Ordering::SeqCst);
-            ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        }
-    });
-    // Whatever was left hanging is over when its lease is: the next run says what became of it.
-    let last = stamping.start(&field.hosts()[0], "last", &format!("{LEASE} -w 10"), 0.1);
-    assert_eq!(last.finish(), Some(0), "{fault:?} on {kind:?}: all is well, and the job does not run");
-    judge(&format!("{fault:?} on {kind:?}"), stamping, &mut field, fault == Fault::FailoverBehind);
-}
-
-/// Judges what is known. `leases_were_lost`: by the server, which did not promise to keep them.
-fn judge(when: &str, stamping: Stamping, field: &mut Field, leases_were_lost: bool) {
-    let history = stamping.into_history(&field.split().1.ledger());
-    println!("{when}: {}", summary(&history));
-    let mut found = lease_rules::judge(&history);
-    if leases_were_lost {
-        let before = found.len();
-        found.retain(|found| !matches!(found.rule, Rule::Overlap | Rule::AliveWithoutLease | Rule::AnswerNotRecorded));
-        println!("{when}: {} rules broken with the leases that the server lost", before - found.len());
-    }
-    nothing_is_violated(when, &found);
-}
-
-fn every_fault(test: &str, kind: Kind) {
-    if !namespace::may_make(test) || !kind.is_installed(test) || !machine::has(test, &["perl"]) {
-        return;
-    }
-    for _ in 0..machine::number("TRIPLOCK_PARTITION_ROUNDS", 1) {
-        for some in Fault::ALL.chunks(4) {
-            std::thread::scope(|scope| {
-                for fault in some {
-                    scope.spawn(|| run_under(kind, *fault, Duration::from_secs(4)));
-                }
-            });
-        }
-    }
-}
-
-#[test]
-fn no_job_runs_twice_whatever_happens_to_hosts_and_redis() {
-    every_fault("jobs of three hosts on Redis", Kind::Redis);
-}
-
-#[test]
-fn no_job_runs_twice_whatever_happens_to_hosts_and_postgres() {
-    every_fault("jobs of three hosts on PostgreSQL", Kind::Postgres);
-}
 
 /// A job of one host goes on for ever; something happens to it, and another host waits for it.
 fn mishap(kind: Kind, mishap: Mishap) {
@@ -182,7 +90,9 @@ fn mishap(kind: Kind, mishap: Mishap) {
     });
     let last = stamping.start(&field.hosts()[0], "last", LEASE, 0.1);
     assert_eq!(last.finish(), Some(0), "{when}: afterwards");
-    judge(&when, stamping, &mut field, false);
+    let history = stamping.into_history(&field.split().1.ledger());
+    println!("{when}: {}", summary(&history));
+    nothing_is_violated(&when, &lease_rules::judge(&history));
 }
 
 /// The process between wrapper and job.
