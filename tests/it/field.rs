@@ -231,6 +231,13 @@ impl Field {
         Self { servers: Servers { current, replica, proxy, place }, hosts: hosts.with_store(&store) }
     }
 
+    /// The same with a host that goes round the proxy.
+    pub(crate) fn with_direct(mut self, host: usize) -> Self {
+        let (proxy, server) = (self.servers.proxy.address().to_string(), self.servers.current.address().to_string());
+        self.hosts.change_store(host, |store| store.replace(&proxy, &server));
+        self
+    }
+
     pub(crate) fn hosts(&self) -> &[Host] {
         self.hosts.each()
     }
@@ -307,6 +314,10 @@ impl Servers {
     /// Where to look for leases: another server after a failover.
     pub(crate) fn place(&self) -> Arc<Mutex<Vec<String>>> {
         Arc::clone(&self.place)
+    }
+
+    pub(crate) fn proxy(&self) -> &Proxy {
+        &self.proxy
     }
 
     /// The job's ledger, the oldest line first.

@@ -67,6 +67,12 @@ impl Hosts {
         self
     }
 
+    /// One of them with another store.
+    pub(crate) fn change_store(&mut self, host: usize, change: impl FnOnce(&str) -> String) {
+        let store = &mut self.hosts[host].store;
+        *store = change(store);
+    }
+
     pub(crate) fn each(&self) -> &[Host] {
         &self.hosts
     }
