@@ -289,6 +289,14 @@ fn signals_and_limits_end_the_job_with_all_it_started(server: &dyn Server) {
 
 fn it_is_tried_again_under_the_same_lease(server: &dyn Server) {
     let host = host(server);
+    // The pause is longer than the lease, which is renewed meanwhile.
+    let script = "test $TRIPLOCK_ATTEMPT = 2";
+    host.sh("patient", &["--lease", "1.5", "--retries", "1", "--retry-delay", "2.5"], script).run().exits(0);
+    let patient = host.sh("patient", &["--retries", "1", "--retry-delay", "1000"], "false").start();
+    eventually("it rests", || host.triplock(["status", "patient"]).run().stdout.contains("\"run\":2"));
+    host.triplock(["stop", "patient"]).for_people().run().exits(0);
+    patient.finish().exits(128 + 15);
+    assert_eq!(host.last_run("patient")["outcome"], "stopped");
     let script = "echo $TRIPLOCK_ATTEMPT $TRIPLOCK_FENCE >>tries; test $TRIPLOCK_ATTEMPT = 3";
     host.sh("nightly", &["--retries", "5", "--retry-delay", "0.01"], script).run().exits(0);
     let tries = host.written("tries");
