@@ -5,7 +5,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::{Figures, Finding, Judgement, LastFailure, Subject};
 use crate::{
     job::{Last, Outcome, Presence, Request, Running, Totals},
-    schedule::Tick,
+    crontab::Tick,
 };
 
 /// Clocks are corrected by less than this all the time; seconds.

@@ -10,7 +10,7 @@
 //!    with 76.
 //! 5. The leases are released.
 //!
-//! **Once for each tick** (`--tick`). Which time a run is for, the server's clock decides ([`crate::schedule::Tick`]). The
+//! **Once for each tick** (`--tick`). Which time a run is for, the server's clock decides ([`crate::crontab::Tick`]). The
 //! ledger's sums hold the last one that was started, and an append is refused when somebody has appended since the sums
 //! were read: of two hosts one starts it, the other finds it started, and records who did.
 
@@ -59,7 +59,7 @@ use crate::{
     lock::{Holder, arrived},
     name::Name,
     process::{Signals, survive_the_file_limit},
-    schedule::Tick,
+    crontab::Tick,
     store::{Connection, HeldLease, PATIENCE, Resource, StoreUrl},
 };
 
