@@ -5,6 +5,7 @@ use crate::{
     cli::{self, Cli, Command},
     doctor::{Asked, Subject},
     flock,
+    store::without_passwords,
 };
 
 /// Understands it as the program itself would.
@@ -17,7 +18,7 @@ pub(super) fn asked(words: &[String]) -> Result<Asked, String> {
         Ok(cli) => cli,
         // Help and version.
         Err(error) if !error.use_stderr() => return Ok(Asked::default()),
-        Err(error) => return Err(wrong(&error, &error.render().to_string())),
+        Err(error) => return Err(without_passwords(&wrong(&error, &error.render().to_string()))),
     };
     let subject = match command {
         Command::Run(run) => {

@@ -4,7 +4,7 @@
 //! All of it is said at once, each with its place and its fix; nothing is executed, and no lock is taken. Much of what is
 //! read belongs to somebody else, so whatever lies there is read in bounded time, and what cannot be read is a note.
 //!
-//! - `configuration`, `state`, `steps`, `holders`, `access`, `room`: what triplock itself reads and writes.
+//! - `configuration`, `state`, `steps`, `holders`, `access`, `room`, `store`: what triplock itself reads and writes.
 //! - `crontabs`, `units` (with `crontab`, `unit` and `shell`, which understand their languages) find the command lines that
 //!   start triplock on this machine, each a `Start` with the environment that it gets.
 //! - `meeting`, `programs`, `users`, `installed`, `confinement`, `lock_files` judge those.
@@ -28,6 +28,7 @@ mod shell;
 mod start;
 mod state;
 mod steps;
+mod store;
 mod unit;
 mod units;
 mod users;
@@ -42,6 +43,7 @@ use crate::{
 pub(crate) use findings::{Findings, LookedAt, Problem};
 use machine::Machine;
 pub(crate) use start::{Asked, Subject, Understand};
+pub(crate) use store::{Looked, Store};
 
 /// What is to be looked at.
 pub(crate) struct Doctor<'a> {
@@ -50,6 +52,8 @@ pub(crate) struct Doctor<'a> {
     pub(crate) config: Option<&'a Path>,
     /// The state directory, or why there is none.
     pub(crate) state: Result<PathBuf>,
+    /// The server that is the store, if one is; or why that cannot be told.
+    pub(crate) store: Result<Option<Store>>,
     pub(crate) allow_network_fs: bool,
     /// Where the machine's crontabs and units are looked for, if not in `/`.
     pub(crate) root: Option<&'a Path>,
@@ -67,6 +71,17 @@ impl Doctor<'_> {
             Err(Error::BadConfiguration { .. }) => None,
             Err(e) => findings.keep(Err(e)),
         };
+        match self.store {
+            Ok(Some(store)) => store::examine(store, &mut findings),
+            Ok(None) => {}
+            // What is wrong in config.toml was said already.
+            Err(e) => {
+                let message = e.to_string();
+                if !findings.problems.iter().any(|said| said.to_string() == message) {
+                    findings.problem(e);
+                }
+            }
+        }
         let mut starts = crontabs::starts(&machine, self.understand, &mut findings);
         starts.extend(units::starts(&machine, self.understand, &mut findings));
         findings.looked_at.scheduled = starts.len();
