@@ -79,8 +79,6 @@ pub(crate) struct Servers {
 }
 
 impl Kind {
-    pub(crate) const BOTH: [Self; 2] = [Self::Redis, Self::Postgres];
-
     /// Whether there is such a server; if not, the test is skipped out loud.
     #[track_caller]
     pub(crate) fn is_installed(self, test: &str) -> bool {
@@ -150,7 +148,9 @@ impl Server {
                 let key = format!("triplock:{{jobs/{JOB}}}:lease:1");
                 ["redis-cli", "-s", &redis.socket().display().to_string(), "GET", &key].map(str::to_owned).into()
             }
-            Self::Postgres(_) => todo!(),
+            Self::Postgres(postgres) => postgres.psql(&format!(
+                "SELECT 'lease ' || fence FROM triplock.leases WHERE resource = 'jobs/{JOB}' AND expires > clock_timestamp()"
+            )),
         }
     }
 
@@ -174,7 +174,10 @@ impl Server {
                 let line = |entry: &(String, Vec<String>)| serde_json::from_str(&entry.1[1]).expect("JSON");
                 entries.iter().map(line).collect()
             }
-            Self::Postgres(_) => todo!(),
+            Self::Postgres(postgres) => {
+                let select = format!("SELECT entry FROM triplock.entries WHERE job = '{JOB}' ORDER BY number");
+                postgres.sql(&select).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+            }
         }
     }
 
@@ -228,6 +231,13 @@ impl Field {
         Self { servers: Servers { current, replica, proxy, place }, hosts: hosts.with_store(&store) }
     }
 
+    /// The same with a host that goes round the proxy.
+    pub(crate) fn with_direct(mut self, host: usize) -> Self {
+        let (proxy, server) = (self.servers.proxy.address().to_string(), self.servers.current.address().to_string());
+        self.hosts.change_store(host, |store| store.replace(&proxy, &server));
+        self
+    }
+
     pub(crate) fn hosts(&self) -> &[Host] {
         self.hosts.each()
     }
@@ -250,6 +260,18 @@ impl Fault {
         Self::Resets,
         Self::AnswersLost,
         Self::ServerStopped,
+        Self::ServerKilled,
+        Self::Failover,
+        Self::FailoverBehind,
+    ];
+
+    /// Those that are looked at every time.
+    pub(crate) const MOST: [Self; 8] = [
+        Self::Cut,
+        Self::Mute,
+        Self::Loss,
+        Self::Latency,
+        Self::AnswersLost,
         Self::ServerKilled,
         Self::Failover,
         Self::FailoverBehind,
@@ -292,6 +314,10 @@ impl Servers {
     /// Where to look for leases: another server after a failover.
     pub(crate) fn place(&self) -> Arc<Mutex<Vec<String>>> {
         Arc::clone(&self.place)
+    }
+
+    pub(crate) fn proxy(&self) -> &Proxy {
+        &self.proxy
     }
 
     /// The job's ledger, the oldest line first.

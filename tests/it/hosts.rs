@@ -4,11 +4,7 @@
 //! They share the machine's clock, so what happened on one can be compared with what happened on another; a product that
 //! compared their clocks would not be found out here.
 
-use std::{
-    fs,
-    net::{IpAddr, Ipv4Addr},
-    path::Path,
-};
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::{
     namespace::Namespace,
@@ -69,6 +65,12 @@ impl Hosts {
             store.clone_into(&mut host.store);
         }
         self
+    }
+
+    /// One of them with another store.
+    pub(crate) fn change_store(&mut self, host: usize, change: impl FnOnce(&str) -> String) {
+        let store = &mut self.hosts[host].store;
+        *store = change(store);
     }
 
     pub(crate) fn each(&self) -> &[Host] {

@@ -5,7 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::operations::{JobHistory, Moment, RecordedEvent, Violation};
+use crate::{
+    operations::{JobHistory, Moment, RecordedEvent, Violation},
+    seat_rules::Promise,
+};
 
 /// The rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +25,15 @@ pub(crate) enum Rule {
     EndsTwice,
     /// A run that was answered is in the ledger with that outcome, and did happen.
     AnswerNotRecorded,
+}
+
+impl Rule {
+    /// Whether it may be broken where a server loses leases that it has granted: what the next holder is given then is a
+    /// larger fence, and nothing but that.
+    pub(crate) fn is_excused(self, promise: Promise) -> bool {
+        let rests_on_leases = matches!(self, Self::Overlap | Self::AliveWithoutLease | Self::AnswerNotRecorded);
+        promise == Promise::MayLoseTheLatest && rests_on_leases
+    }
 }
 
 type Violations = Vec<Violation<Rule>>;

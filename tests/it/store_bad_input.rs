@@ -99,7 +99,7 @@ fn who_is_not_let_in_is_told_so() {
         everything_fails(
             &as_user(&url, "bob"),
             77,
-            "it asks for a password; give one in $TRIPLOCK_STORE_PASSWORD or a file",
+            "it asks for a password; give one in $TRIPLOCK_STORE_PASSWORD",
         );
     }
 }
