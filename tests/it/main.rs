@@ -71,6 +71,8 @@ mod signals;
 mod slots;
 mod stamping;
 mod status;
+mod store_contract;
+mod store_postgres;
 mod store_properties;
 mod storms;
 mod strace;
