@@ -43,14 +43,14 @@ pub(super) fn asked(words: &[String]) -> Result<Asked, String> {
         }
         _ => Subject::Nothing,
     };
-    Ok(Asked { state_dir: global.state_dir, subject })
+    Ok(Asked { state_dir: global.state_dir, store: global.store.into_iter().next(), subject })
 }
 
 fn of_flock(words: &[String], dir: Option<std::path::PathBuf>) -> Asked {
     let state = flock::State { dir, ..flock::State::default() };
     match flock::locked_file(words.iter().map(Into::into).collect(), state) {
         Some((path, job, state)) => {
-            Asked { state_dir: state.dir, subject: Subject::LockFile { path: path.into(), job } }
+            Asked { state_dir: state.dir, store: None, subject: Subject::LockFile { path: path.into(), job } }
         }
         None => Asked::default(),
     }

@@ -7,7 +7,7 @@
 //! - `configuration`, `state`, `steps`, `holders`, `access`, `room`, `store`: what triplock itself reads and writes.
 //! - `crontabs`, `units` (with `crontab`, `unit` and `shell`, which understand their languages) find the command lines that
 //!   start triplock on this machine, each a `Start` with the environment that it gets.
-//! - `meeting`, `programs`, `users`, `installed`, `confinement`, `lock_files` judge those.
+//! - `meeting`, `stores`, `programs`, `users`, `installed`, `confinement`, `lock_files` judge those.
 
 mod access;
 mod configuration;
@@ -29,6 +29,7 @@ mod start;
 mod state;
 mod steps;
 mod store;
+mod stores;
 mod unit;
 mod units;
 mod users;
@@ -71,6 +72,10 @@ impl Doctor<'_> {
             Err(Error::BadConfiguration { .. }) => None,
             Err(e) => findings.keep(Err(e)),
         };
+        let own_store = self.store.as_ref().ok().map(|store| match store {
+            Some(store) => store.url.to_string(),
+            None => stores::FILES.to_owned(),
+        });
         match self.store {
             Ok(Some(store)) => store::examine(store, &mut findings),
             Ok(None) => {}
@@ -85,7 +90,10 @@ impl Doctor<'_> {
         let mut starts = crontabs::starts(&machine, self.understand, &mut findings);
         starts.extend(units::starts(&machine, self.understand, &mut findings));
         findings.looked_at.scheduled = starts.len();
-        meeting::examine(&machine, &starts, state.as_deref(), &mut findings);
+        stores::examine(&machine, &starts, own_store.as_deref(), &mut findings);
+        // On a server, the directory is not where anybody meets.
+        let own_locks = state.as_deref().filter(|_| own_store.as_deref() == Some(stores::FILES));
+        meeting::examine(&machine, &starts, own_locks, &mut findings);
         programs::examine(&machine, &starts, &own, &mut findings);
         users::examine(&machine, &starts, &own, state.as_deref(), &mut findings);
         installed::waiting(&machine, &starts, &own, self.config, &mut findings);

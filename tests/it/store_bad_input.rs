@@ -96,11 +96,7 @@ fn who_is_not_let_in_is_told_so() {
         let url = postgres.url_of("trips");
         everything_fails(&as_user(&url, "bob:x0x0"), 77, "password authentication failed for user");
         everything_fails(&as_user(&url, &format!("nobody:{ENCODED}")), 77, "password authentication failed");
-        everything_fails(
-            &as_user(&url, "bob"),
-            77,
-            "it asks for a password; give one in $TRIPLOCK_STORE_PASSWORD",
-        );
+        everything_fails(&as_user(&url, "bob"), 77, "it asks for a password; give one in $TRIPLOCK_STORE_PASSWORD");
     }
 }
 
