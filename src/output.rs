@@ -206,6 +206,9 @@ pub(crate) fn details(error: &Error) -> serde_json::Map<String, serde_json::Valu
         | Error::UntrustedFileSystem { path, .. } => {
             details.insert("path".to_owned(), path.to_string_lossy().into());
         }
+        Error::Server { server, .. } => {
+            details.insert("server".to_owned(), server.as_str().into());
+        }
         Error::NoSuchTrip(trip) => {
             details.insert("trip".to_owned(), trip.as_str().into());
         }

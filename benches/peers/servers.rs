@@ -39,7 +39,7 @@ COMMIT;
 pub(crate) fn measure(site: &Site) -> Part {
     let about = "Bookings per second of one trip on a server of this machine, over loopback: threads of one process that \
                  share a `ServerTrips` (this benchmark's build: dist, dynamic) beside the load generator that the server \
-                 comes with, 5 rounds of 1 s in turn; and a process a booking beside the server's own client, 5 rounds of \
+                 comes with, 5 rounds of 1 s (pgbench 2 s) in turn; and a process a booking beside the server's own client, 5 rounds of \
                  0.7 s in turn. PostgreSQL: defaults (`fsync` and `synchronous_commit` on), pgbench -M prepared with a \
                  transaction a booking. Redis: appendfsync always, redis-benchmark EVALSHA with the script that the \
                  product runs";
@@ -124,13 +124,13 @@ struct Bench {
 }
 
 impl Bench {
-    /// Transactions per second, of its connections once they are made.
+    /// Transactions per second of its connections once they are made, which the time includes.
     fn run(&self, connections: usize) -> f64 {
         let run = self.runs.fetch_add(1, Ordering::Relaxed);
         let told = output(
             Command::new(self.programs.join("pgbench"))
                 .args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres", "-n", "-M", "prepared"])
-                .args(["-T", "1", "-c", &connections.to_string(), "-j", &connections.min(2).to_string()])
+                .args(["-T", "2", "-c", &connections.to_string(), "-j", &connections.min(2).to_string()])
                 .args(["-D", &format!("run={run}"), "-D", "student=0", "-f"])
                 .arg(&self.script)
                 .arg("postgres")

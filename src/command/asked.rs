@@ -5,6 +5,7 @@ use crate::{
     cli::{self, Cli, Command},
     doctor::{Asked, Subject},
     flock,
+    store::without_passwords,
 };
 
 /// Understands it as the program itself would.
@@ -17,7 +18,7 @@ pub(super) fn asked(words: &[String]) -> Result<Asked, String> {
         Ok(cli) => cli,
         // Help and version.
         Err(error) if !error.use_stderr() => return Ok(Asked::default()),
-        Err(error) => return Err(wrong(&error, &error.render().to_string())),
+        Err(error) => return Err(without_passwords(&wrong(&error, &error.render().to_string()))),
     };
     let subject = match command {
         Command::Run(run) => {
@@ -42,14 +43,14 @@ pub(super) fn asked(words: &[String]) -> Result<Asked, String> {
         }
         _ => Subject::Nothing,
     };
-    Ok(Asked { state_dir: global.state_dir, subject })
+    Ok(Asked { state_dir: global.state_dir, store: global.store.into_iter().next(), subject })
 }
 
 fn of_flock(words: &[String], dir: Option<std::path::PathBuf>) -> Asked {
     let state = flock::State { dir, ..flock::State::default() };
     match flock::locked_file(words.iter().map(Into::into).collect(), state) {
         Some((path, job, state)) => {
-            Asked { state_dir: state.dir, subject: Subject::LockFile { path: path.into(), job } }
+            Asked { state_dir: state.dir, store: None, subject: Subject::LockFile { path: path.into(), job } }
         }
         None => Asked::default(),
     }

@@ -4,11 +4,17 @@ use std::io::{self, Write as _};
 
 use serde::Serialize;
 
-use super::{asked::asked, state_path, written};
+use super::{
+    asked::asked,
+    state_path,
+    store::{self, Server},
+    written,
+};
 use crate::{
     cli::{self, Global},
     dir::Environment,
-    doctor::{Doctor, Findings, LookedAt, Problem},
+    doctor::{Doctor, Findings, Looked, LookedAt, Problem, Store},
+    error::Result,
     exit::ExitCode,
     output::{self, Output, printable},
 };
@@ -21,6 +27,7 @@ pub(super) fn doctor(output: &Output, global: &Global, args: &cli::Doctor) -> an
         environment: &environment,
         config: args.config.as_deref(),
         state,
+        store: the_store(global),
         allow_network_fs,
         root: args.root.as_deref(),
         understand: &asked,
@@ -29,6 +36,15 @@ pub(super) fn doctor(output: &Output, global: &Global, args: &cli::Doctor) -> an
     let mut to = io::BufWriter::new(io::stdout().lock());
     let printed = print(output, &findings, &mut to).and_then(|()| to.flush());
     Ok(written(printed, findings.exit_code())?)
+}
+
+/// The server that is the store.
+fn the_store(global: &Global) -> Result<Option<Store>> {
+    let (choice, named) = store::choice(global)?;
+    let Some(url) = choice.into_url() else { return Ok(None) };
+    let Server { url, password, passed_over } = store::with_credentials(url, &named)?;
+    let password_from = password.map(|source| source.to_string());
+    Ok(Some(Store { url, named_by: named.to_string(), password_from, passed_over }))
 }
 
 fn print(output: &Output, findings: &Findings, to: &mut impl io::Write) -> io::Result<()> {
@@ -42,6 +58,9 @@ fn print(output: &Output, findings: &Findings, to: &mut impl io::Write) -> io::R
     }
     for note in &findings.notes {
         output.result(to, &Note { note }, || printable(note))?;
+    }
+    if let Some(store) = &findings.looked_at_store {
+        output.result(to, store, || printable(&sentence_of(store)).into_owned())?;
     }
     let problems = findings.problems.len();
     output.result(to, &Summary { problems, looked_at: &findings.looked_at }, || sentence(problems, &findings.looked_at))
@@ -65,6 +84,18 @@ struct Note<'a> {
 struct Summary<'a> {
     problems: usize,
     looked_at: &'a LookedAt,
+}
+
+/// `store: postgres://db/trips ($TRIPLOCK_STORE): PostgreSQL 15.18 by TLS; fsync on: …`
+fn sentence_of(store: &Looked) -> String {
+    let Looked { store, named_by, password_from, said } = store;
+    let password = password_from.as_ref().map_or_else(String::new, |from| format!("; password from {from}"));
+    let said = said.as_ref().map_or_else(String::new, |said| {
+        let by = if said.encrypted { " by TLS" } else { "" };
+        let durability: String = said.durability.iter().map(|line| format!("; {line}")).collect();
+        format!(": {}{by}{durability}", said.product)
+    });
+    format!("store: {store} (named by {named_by}){said}{password}")
 }
 
 fn sentence(problems: usize, looked_at: &LookedAt) -> String {

@@ -63,8 +63,8 @@ impl fmt::Display for Named {
 pub(crate) struct Server {
     pub(crate) url: StoreUrl,
     pub(crate) password: Option<Source>,
-    /// What whoever uses it should know; each a line.
-    pub(crate) warnings: Vec<String>,
+    /// A file with passwords that was passed over, and what to do.
+    pub(crate) passed_over: Option<String>,
 }
 
 /// What the command line says, or else the environment, or else the configuration.
@@ -100,10 +100,10 @@ pub(super) fn with_credentials(url: StoreUrl, named: &Named) -> Result<Server> {
         _ => configuration()?.store_password_file().map_err(Problem::into_error)?,
     };
     let found = find_credentials(&url, &ENVIRONMENT, configured, user())?;
-    let warnings = found.passed_over.into_iter().chain(url.warning()).collect();
+    let passed_over = found.passed_over;
     Ok(match found.password {
-        Some((secret, source)) => Server { url: url.with_password(secret), password: Some(source), warnings },
-        None => Server { url, password: None, warnings },
+        Some((secret, source)) => Server { url: url.with_password(secret), password: Some(source), passed_over },
+        None => Server { url, password: None, passed_over },
     })
 }
 
@@ -145,11 +145,11 @@ pub(super) fn servers(global: &cli::Global) -> Result<Vec<StoreUrl>> {
 /// Says what there is to say of a server, once in a process, however often it is asked for.
 fn warn(global: &cli::Global, server: &Server) {
     static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
-    for warning in &server.warnings {
+    for warning in server.passed_over.clone().into_iter().chain(server.url.warning()) {
         let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
-        if !said.contains(warning) {
-            Output::new(global).warning(warning);
-            said.push(warning.clone());
+        if !said.contains(&warning) {
+            Output::new(global).warning(&warning);
+            said.push(warning);
         }
     }
 }

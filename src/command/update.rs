@@ -39,8 +39,8 @@ pub(super) fn update(output: &Output, global: &Global, args: cli::Update) -> u8 
     };
     let command = || update.filter[0].to_string_lossy();
     let not_run = ExitCode::NotRun.code();
-    let updated =
-        server(global).and_then(|server| state(global).and_then(|state| update.run(&state, server.as_ref(), &announce)));
+    let updated = server(global)
+        .and_then(|server| state(global).and_then(|state| update.run(&state, server.as_ref(), &announce)));
     match updated {
         Ok(Updated::Replaced) => 0,
         Ok(Updated::Busy(holder)) => {

@@ -17,6 +17,8 @@ pub(crate) struct Findings {
     pub(crate) problems: Vec<Problem>,
     /// What is unusual and harmless.
     pub(crate) notes: Vec<String>,
+    /// The store, if it is a server.
+    pub(crate) looked_at_store: Option<super::Looked>,
     pub(crate) looked_at: LookedAt,
 }
 

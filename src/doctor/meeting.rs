@@ -11,6 +11,7 @@ use super::{
     findings::{Findings, Problem, Trouble},
     machine::Machine,
     start::{Start, Subject},
+    stores::FILES,
 };
 use crate::{dir::FileId, error::Error};
 
@@ -27,6 +28,9 @@ pub(super) fn examine(machine: &Machine, starts: &[Start], own: Option<&Path>, f
     let mut said = Vec::new();
     for start in starts {
         let Some(what) = start.asked.subject.locked() else { continue };
+        if start.store(machine).is_some_and(|store| store != FILES) {
+            continue;
+        }
         match start.state_dir(machine) {
             Some(Ok(dir)) => locked.entry(what).or_default().push((start, dir)),
             Some(Err(error)) => {

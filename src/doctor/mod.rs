@@ -4,10 +4,10 @@
 //! All of it is said at once, each with its place and its fix; nothing is executed, and no lock is taken. Much of what is
 //! read belongs to somebody else, so whatever lies there is read in bounded time, and what cannot be read is a note.
 //!
-//! - `configuration`, `state`, `steps`, `holders`, `access`, `room`: what triplock itself reads and writes.
+//! - `configuration`, `state`, `steps`, `holders`, `access`, `room`, `store`: what triplock itself reads and writes.
 //! - `crontabs`, `units` (with `crontab`, `unit` and `shell`, which understand their languages) find the command lines that
 //!   start triplock on this machine, each a `Start` with the environment that it gets.
-//! - `meeting`, `programs`, `users`, `installed`, `confinement`, `lock_files` judge those.
+//! - `meeting`, `stores`, `programs`, `users`, `installed`, `confinement`, `lock_files` judge those.
 
 mod access;
 mod configuration;
@@ -28,6 +28,8 @@ mod shell;
 mod start;
 mod state;
 mod steps;
+mod store;
+mod stores;
 mod unit;
 mod units;
 mod users;
@@ -42,6 +44,7 @@ use crate::{
 pub(crate) use findings::{Findings, LookedAt, Problem};
 use machine::Machine;
 pub(crate) use start::{Asked, Subject, Understand};
+pub(crate) use store::{Looked, Store};
 
 /// What is to be looked at.
 pub(crate) struct Doctor<'a> {
@@ -50,6 +53,8 @@ pub(crate) struct Doctor<'a> {
     pub(crate) config: Option<&'a Path>,
     /// The state directory, or why there is none.
     pub(crate) state: Result<PathBuf>,
+    /// The server that is the store, if one is; or why that cannot be told.
+    pub(crate) store: Result<Option<Store>>,
     pub(crate) allow_network_fs: bool,
     /// Where the machine's crontabs and units are looked for, if not in `/`.
     pub(crate) root: Option<&'a Path>,
@@ -67,10 +72,28 @@ impl Doctor<'_> {
             Err(Error::BadConfiguration { .. }) => None,
             Err(e) => findings.keep(Err(e)),
         };
+        let own_store = self.store.as_ref().ok().map(|store| match store {
+            Some(store) => store.url.to_string(),
+            None => stores::FILES.to_owned(),
+        });
+        match self.store {
+            Ok(Some(store)) => store::examine(store, &mut findings),
+            Ok(None) => {}
+            // What is wrong in config.toml was said already.
+            Err(e) => {
+                let message = e.to_string();
+                if !findings.problems.iter().any(|said| said.to_string() == message) {
+                    findings.problem(e);
+                }
+            }
+        }
         let mut starts = crontabs::starts(&machine, self.understand, &mut findings);
         starts.extend(units::starts(&machine, self.understand, &mut findings));
         findings.looked_at.scheduled = starts.len();
-        meeting::examine(&machine, &starts, state.as_deref(), &mut findings);
+        stores::examine(&machine, &starts, own_store.as_deref(), &mut findings);
+        // On a server, the directory is not where anybody meets.
+        let own_locks = state.as_deref().filter(|_| own_store.as_deref() == Some(stores::FILES));
+        meeting::examine(&machine, &starts, own_locks, &mut findings);
         programs::examine(&machine, &starts, &own, &mut findings);
         users::examine(&machine, &starts, &own, state.as_deref(), &mut findings);
         installed::waiting(&machine, &starts, &own, self.config, &mut findings);

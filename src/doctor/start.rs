@@ -11,17 +11,22 @@ use super::{
     installed::Installed,
     machine::{Machine, User},
     shell::{Call, Variables},
+    stores::FILES,
 };
 use crate::{
+    config::{Configuration, Places},
     dir::{Environment, StateDir},
     error::Error,
     name::Name,
+    store::StoreChoice,
 };
 
 /// What a command line of triplock asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Asked {
     pub(crate) state_dir: Option<PathBuf>,
+    /// The store that it names, if it names one.
+    pub(crate) store: Option<StoreChoice>,
     pub(crate) subject: Subject,
 }
 
@@ -161,6 +166,24 @@ impl Start {
             Some(service) if service.is_system => Some("/".into()),
             _ => self.get("HOME").map(PathBuf::from),
         }
+    }
+
+    /// The store that it will use: its URL or `files`; `None` when that cannot be told.
+    pub(super) fn store(&self, machine: &Machine) -> Option<String> {
+        // flock(1) locks what it is given, whatever the store is.
+        if matches!(self.asked.subject, Subject::LockFile { .. }) {
+            return None;
+        }
+        let choice = match (&self.asked.store, self.get("TRIPLOCK_STORE")) {
+            (Some(choice), _) => choice.clone(),
+            (None, Some(given)) => given.parse().ok()?,
+            (None, None) => {
+                let places = Places::of(&self.environment(machine)).ok()?;
+                let told = Configuration::new(places, self.user.uid?);
+                told.store().ok()?.map_or(StoreChoice::Files, |told| told.value.clone())
+            }
+        };
+        Some(choice.into_url().map_or_else(|| FILES.to_owned(), |url| url.to_string()))
     }
 
     /// The state directory that it will use; `None` when that cannot be told.

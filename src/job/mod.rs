@@ -35,11 +35,11 @@ pub(crate) use backwards::Backwards;
 pub(crate) use fences::Fences;
 pub(crate) use files::JobFiles;
 pub(crate) use history::{RunState, RunView, Runs, optional_time};
-pub(crate) use late_sync::LateSync;
 pub(crate) use keeping::{Broken, Carried, Holding};
+pub(crate) use late_sync::LateSync;
 pub(crate) use leased::{Guarded, Keeper, LeasedRun, Leases, Not, ServerEntries, ServerJob, ServerJobs, Want};
-pub(crate) use lifeline::{Lifeline, Terms};
 pub(crate) use ledger::{Appended, JobLedger};
+pub(crate) use lifeline::{Lifeline, Terms};
 pub(crate) use model::seconds;
 pub use model::{
     Counts, EndRequest, Ended, Entry, Event, Last, LastTick, NotRun, Outcome, Request, RunId, Running, Started, Ticked,

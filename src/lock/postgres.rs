@@ -1,4 +1,4 @@
-//! Row locks of PostgreSQL, as the textbook has them: a transaction that has read the lock's row `FOR UPDATE` holds the
+//! Row locks of `PostgreSQL`, as the textbook has them: a transaction that has read the lock's row `FOR UPDATE` holds the
 //! lock until it ends. They keep out every host that uses the server.
 //!
 //! # Holding
@@ -31,7 +31,7 @@ use crate::{
     store::{RowLock, StoreUrl},
 };
 
-/// Locks that are rows of a PostgreSQL server.
+/// Locks that are rows of a `PostgreSQL` server.
 #[derive(Clone)]
 pub struct PostgresLock {
     shared: Arc<Shared>,
@@ -47,7 +47,7 @@ impl PostgresLock {
     /// The locks of that server.
     ///
     /// # Errors
-    /// `Server` when it cannot be reached, refuses us, or is not fit to be a store; `Usage` when it is no PostgreSQL.
+    /// `Server` when it cannot be reached, refuses us, or is not fit to be a store; `Usage` when it is no `PostgreSQL`.
     pub fn connect(url: StoreUrl) -> Result<Self> {
         let first = RowLock::connect(&url)?;
         Ok(Self { shared: Arc::new(Shared { url, idle: Mutex::new(vec![first]) }) })

@@ -33,9 +33,13 @@ pub(crate) fn without_passwords(text: &str) -> String {
         shown.push_str(before);
         // A password may hold anything, quotation marks and spaces too, so it ends at the last `@` of the line.
         let line = &after[..after.find('\n').unwrap_or(after.len())];
+        let word = &line[..line.find([' ', '\'', '"']).unwrap_or(line.len())];
         if let Some(end) = line.rfind('@') {
             shown.push('…');
             rest = &after[end..];
+        } else if may_be_cut(word) {
+            shown.push('…');
+            rest = &after[word.len()..];
         } else {
             rest = after;
         }
@@ -52,6 +56,13 @@ pub(crate) fn without_passwords(text: &str) -> String {
     shown
 }
 
+/// Whether it may be the beginning of a URL with a password, whose end somebody cut off: a colon with no port after it.
+fn may_be_cut(word: &str) -> bool {
+    let authority = word.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit_once(']').map_or(authority, |(_, rest)| rest);
+    host.split_once(':').is_some_and(|(_, port)| port.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,6 +75,8 @@ mod tests {
             ("'redis://h:1/2' is fine", "'redis://h:1/2' is fine"),
             ("unrecognized subcommand 'redis://:s3cret@h/1'", "unrecognized subcommand 'redis://…@h/1'"),
             ("'postgres://u:s3 'c@ret@h' and 'x'\nnext", "'postgres://…@h' and 'x'\nnext"),
+            ("\"redis://:s3cr\"…: ':' is not allowed", "\"redis://…\"…: ':' is not allowed"),
+            ("rediss://[::1]:1 and redis://[::1]/x", "rediss://[::1]:1 and redis://[::1]/x"),
             ("postgres://h/d?password=s3cret&user=x", "postgres://h/d?password=…&user=x"),
         ] {
             assert_eq!(without_passwords(text), shown);

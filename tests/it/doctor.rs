@@ -72,6 +72,31 @@ fn state_directories_that_differ_are_named_with_their_places() {
 }
 
 #[test]
+fn stores_that_differ_are_named_with_their_places() {
+    let tree = |set: &str| {
+        Tree::new()
+            .cron("TRIPLOCK_STORE=redis://:s3cret@locks.example/2", "bob triplock run nightly -- true")
+            .with("/etc/cron.d/y", &format!("{set}\n* * * * * bob triplock run nightly -- true\n"))
+    };
+    let problem = tree("# none").has(
+        "two_stores",
+        &[
+            "job nightly: /etc/cron.d/x line 2 uses redis://locks.example:6379/2 and /etc/cron.d/y line 2 uses files: locks \
+             that do not meet",
+            "store = \"redis://locks.example:6379/2\" in /etc/triplock/config.toml",
+        ],
+    );
+    assert_eq!((&problem["lock"], &problem["places"][1]["store"]), (&"job nightly".into(), &"files".into()));
+    assert!(!problem.to_string().contains("s3cret"), "{problem}");
+    // However they come to name it, and wherever their directories are.
+    tree("TRIPLOCK_STORE=redis://:s3cret@locks.example/2").is_well();
+    Tree::new()
+        .cron(HERE, "bob triplock --store redis://locks.example/2 --state-dir /srv/x run nightly -- true")
+        .with("/etc/cron.d/y", "TRIPLOCK_STORE=redis://locks.example/2\n* * * * * bob triplock run nightly -- true\n")
+        .is_well();
+}
+
+#[test]
 fn this_shell_is_one_of_those_who_meet() {
     let state = |tree: &Tree| tree.sandbox.state_dir().to_str().unwrap().to_owned();
     let tree = Tree::new();

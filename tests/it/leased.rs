@@ -468,7 +468,8 @@ fn a_server_that_is_away_for_longer_ends_the_job() {
     }
     let mut redis = Redis::start();
     let host = host(&redis);
-    let running = host.sh("nightly", &["--lease", "1.5"], "trap 'echo asked >end' TERM; sleep 1000 & wait; wait").start();
+    let running =
+        host.sh("nightly", &["--lease", "1.5"], "trap 'echo asked >end' TERM; sleep 1000 & wait; wait").start();
     host.runs_now("nightly");
     redis.kill();
     let lost = running.finish();

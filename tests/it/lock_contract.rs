@@ -16,7 +16,10 @@ use triplock::{
     lock::{FileLock, Guard, Identity, LeasedLock, Lock, LossMode, MemoryLock, PostgresLock},
 };
 
-use crate::servers::{Postgres, Redis};
+use crate::{
+    sandbox::eventually,
+    servers::{Postgres, Redis},
+};
 
 fn name(text: &str) -> Name {
     text.parse().unwrap()
@@ -256,4 +259,32 @@ fn a_lease_is_renewed_as_long_as_its_guard_lives() {
         drop(guard);
         drop(granted(&there, Wait::No));
     });
+}
+
+#[test]
+fn a_lease_that_was_not_renewed_in_time_is_lost_for_good() {
+    const TEST: &str = "lock_contract::a_lease_that_was_not_renewed_in_time_is_lost_for_good";
+    fn lose(url: &str, stop: impl Fn(), go_on: impl Fn()) {
+        let (here, there) = (leased(url, LeasedLock::SHORTEST), leased(url, LeasedLock::SHORTEST));
+        let old = granted(&here, Wait::No);
+        assert!(old.is_valid().unwrap());
+        stop();
+        // At first nobody can tell: the server does not answer, and the deadline is not over.
+        eventually("the deadline is over", || matches!(old.is_valid(), Ok(false)));
+        go_on();
+        let new = granted(&there, Wait::For(Duration::from_secs(60)));
+        assert!(new.fence() > old.fence());
+        assert!(!old.is_valid().unwrap());
+        // Letting go of what was lost takes nothing from its new holder.
+        drop(old);
+        assert!(new.is_valid().unwrap());
+    }
+    if Redis::is_installed(TEST) {
+        let redis = Redis::start();
+        lose(&redis.url(), || redis.stop_answering(), || redis.answer_again());
+    }
+    if Postgres::is_installed(TEST) {
+        let postgres = Postgres::start();
+        lose(&postgres.url(), || postgres.stop_answering(), || postgres.answer_again());
+    }
 }

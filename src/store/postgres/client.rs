@@ -1,4 +1,4 @@
-//! A connection to PostgreSQL, for synchronous callers.
+//! A connection to `PostgreSQL`, for synchronous callers.
 //!
 //! tokio-postgres does the talking, on a runtime of one thread: this one, for as long as it waits. So every request has a
 //! limit, and a server that stops answering ends it; the crate `postgres`, which is the same below, waits for ever.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     booking::Totals,
-    name::{Name, RequestId},
+    name::{Name, RequestId, Student},
 };
 
 /// The message. `before`: the sums that the decision started from; `stale`: ids that make room.
@@ -25,9 +25,10 @@ pub(super) fn closing(trip: &Name, before: &Totals, drafted: &Drafted, stale: &[
     }
     if drafted.wiped || !drafted.gone.is_empty() {
         // By itself: a student who is among the gone may be among the new.
-        let whose = match drafted.wiped {
-            true => String::new(),
-            false => format!(" AND student IN ({})", list(drafted.gone.iter().map(|student| student.as_str()))),
+        let whose = if drafted.wiped {
+            String::new()
+        } else {
+            format!(" AND student IN ({})", list(drafted.gone.iter().map(Student::as_str)))
         };
         script.add(format_args!(
             "WITH gone AS (DELETE FROM triplock.bookings WHERE trip = {trip}{whose} RETURNING seats) \

@@ -1,4 +1,4 @@
-//! What a PostgreSQL promises, for `doctor`.
+//! What a `PostgreSQL` promises, for `doctor`.
 
 use super::{client::Client, row::Row, script::Script};
 use crate::{error::Result, store::ServerFacts};

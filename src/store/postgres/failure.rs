@@ -80,9 +80,19 @@ pub(super) fn failed(server: &str, trouble: ServerTrouble, why: &str) -> Error {
 pub(super) fn not_connected(server: &str, error: &tokio_postgres::Error) -> Error {
     match error.as_db_error() {
         Some(refused) => refusal(server, refused),
-        None => match tls::trouble(error) {
-            Some(why) => failed(server, ServerTrouble::Misconfigured, &why),
-            None => unreachable(server, &format!("cannot connect: {}", spoken(error))),
+        None => match (tls::trouble(error), spoken(error)) {
+            (Some(why), _) => failed(server, ServerTrouble::Misconfigured, &why),
+            // The library's own words: it has no types for these two.
+            (None, why) if why.contains("password missing") => {
+                let why = "it asks for a password; give one in $TRIPLOCK_STORE_PASSWORD, a file or ~/.pgpass";
+                failed(server, ServerTrouble::Denied, why)
+            }
+            (None, why) if why.contains("does not support TLS") => {
+                let why = "it speaks no TLS; set `ssl = on` there, or insist on plain text with sslmode=disable in the \
+                    store's URL";
+                failed(server, ServerTrouble::Misconfigured, why)
+            }
+            (None, why) => unreachable(server, &format!("cannot connect: {why}")),
         },
     }
 }

@@ -68,7 +68,7 @@ pub(super) fn append(
     let name = literal(job.as_str());
     let totals = json(serde_json::to_string(totals));
     let revision = head.revision + entries.len() as u64;
-    let held = lease.map_or_else(|| "SELECT".to_owned(), still_held);
+    let condition = lease.map_or_else(|| "SELECT".to_owned(), still_held);
     let moved = if head.revision == 0 {
         format!(
             "INSERT INTO triplock.jobs (job, revision, totals) SELECT {name}, {revision}, {totals} FROM held \
@@ -97,7 +97,7 @@ pub(super) fn append(
     };
     let mut script = Script::short_transaction(client);
     let done = script.add(format_args!(
-        "WITH held AS MATERIALIZED ({held}), moved AS ({moved} RETURNING job){written} \
+        "WITH held AS MATERIALIZED ({condition}), moved AS ({moved} RETURNING job){written} \
          SELECT (SELECT count(*) FROM held), (SELECT count(*) FROM moved)"
     ));
     if revision > KEPT {

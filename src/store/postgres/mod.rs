@@ -1,4 +1,4 @@
-//! PostgreSQL as a store.
+//! `PostgreSQL` as a store.
 //!
 //! All that is kept there lies in tables of a schema of its own, `triplock` (schema.sql), made when it is first missed. One
 //! message is one round trip, and most of what is asked here is one message. Nothing is left behind in the session

@@ -8,7 +8,7 @@ use crate::{
     booking::{Change, Event, Refusal},
     clock::rfc3339,
     lock::Fence,
-    name::{Name, RequestId},
+    name::{Name, RequestId, Student},
     state::Answer,
 };
 
@@ -38,7 +38,7 @@ pub(super) fn values(answer: &Answer) -> String {
         answer.seats_left,
         literal(answer.event.word()),
         optional(change),
-        optional(student.map(|student| student.as_str())),
+        optional(student.map(Student::as_str)),
         number(seats),
         optional(refusal.map(Refusal::word)),
         number(refusal.and_then(Refusal::booked)),

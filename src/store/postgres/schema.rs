@@ -9,6 +9,8 @@
 //! 3. A newer version is refused: a triplock that does not know a column would leave it out of its sums. Who migrates
 //!    locks the tables against whoever is at work, so the version that is read under a row's lock holds until its commit.
 
+use std::fmt::Write as _;
+
 use super::{
     client::Client,
     failure::{Failure, failed},
@@ -114,7 +116,7 @@ fn migrate(client: &mut Client, migrations: &[&str]) -> Result<()> {
             }
             for (version, step) in (first..).zip(steps) {
                 statements.push_str(step);
-                statements.push_str(&format!(";\nINSERT INTO triplock.migrations (version) VALUES ({version});\n"));
+                let _ = write!(statements, ";\nINSERT INTO triplock.migrations (version) VALUES ({version});\n");
             }
             statements.push_str("COMMIT");
             client.ask(&statements).map(drop)

@@ -10,7 +10,7 @@ if stored[1] and tonumber(stored[1]) ~= tonumber(ARGV[1]) then
   return redis.error_reply('FORMAT ' .. stored[1])
 end
 local last = tonumber(stored[2] or 0)
-if not last or (stored[1] and not stored[2]) or last >= 2 ^ 53 then
+if not last or (stored[1] and not stored[2]) or not (last >= 0 and last < 2 ^ 53) then
   return redis.error_reply('DAMAGED ' .. KEYS[1] .. ': no fence')
 end
 

@@ -15,10 +15,10 @@ struct Settings {
 
 /// Reads INFO and the configuration.
 pub(super) fn facts(session: &mut RedisSession) -> Result<ServerFacts, Failure> {
-    // Either may be refused to our user, or by a managed server to everybody.
+    // Either may be refused to our user, or by a managed server to everybody; to a stranger everything is.
     let info = match session.ask_one(redis::cmd("INFO")) {
         Ok(info) => reply::text(info)?,
-        Err(Failure::Refused(_)) => String::new(),
+        Err(Failure::Refused(error)) if error.code() != "NOAUTH" => String::new(),
         Err(failure) => return Err(failure),
     };
     let pairs = info.lines().filter_map(|line| line.split_once(':'));

@@ -13,7 +13,7 @@ use super::{
     open, reply,
     script::{ACQUIRE, FORGET, RELEASE, RENEW},
     trips::check_format,
-    trouble::{Failure, unreachable_because},
+    trouble::Failure,
 };
 use crate::{
     clock::BootTime,
@@ -41,7 +41,13 @@ pub(super) fn acquire(
     let reply = session.run(Some(first), &ACQUIRE, call, true).map_err(session.error())?;
     let lease = |slot, fence| Lease { resource: resource.clone(), slot, token: token.clone(), fence, ttl, deadline };
     match reply {
-        Ok(reply) => attempt(reply, lease).map_err(session.error()),
+        Ok(reply) => {
+            let attempt = attempt(reply, lease).map_err(session.error())?;
+            if let Attempt::Granted(_) = attempt {
+                session.listener = None;
+            }
+            Ok(attempt)
+        }
         // It may be ours, and would keep everybody out until it expires.
         Err(why) => {
             for slot in 1..=slots {
@@ -118,12 +124,12 @@ pub(super) fn forget(session: &mut RedisSession, resource: &Resource) -> Result<
 
 /// The first call for a resource only begins to listen, and says that something may have been released: it may, before.
 pub(super) fn wait_for_release(session: &mut RedisSession, resource: &Resource, at_most: Duration) -> Result<bool> {
-    if let Some((_, listener)) = session.listener.as_mut().filter(|(listened, _)| listened == resource) {
-        return listener.listen(at_most).map_err(|e| Error::Server {
-            server: session.place.shown.clone(),
-            trouble: ServerTrouble::Unreachable,
-            why: unreachable_because(&e),
-        });
+    if let Some((listened, mut listener)) = session.listener.take().filter(|(listened, _)| listened == resource) {
+        // The server closes a connection that has not read what it was sent for long. Then another begins.
+        if let Ok(is_woken) = listener.listen(at_most) {
+            session.listener = Some((listened, listener));
+            return Ok(is_woken);
+        }
     }
     let mut listener = open(&session.place, session.patience)?;
     let subscribed = listener.call(&[command("SUBSCRIBE", [Keys::of(resource).released()])]);

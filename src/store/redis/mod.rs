@@ -173,14 +173,17 @@ impl RedisSession {
             at += 1;
             replies = self.wire.call(&commands).map_err(Failure::Broken)?;
         }
-        let mut replies = accepted(replies)?;
-        if let (Some(replicas), Some(Value::Int(have))) = (replicas, replies.get(at + 1)) {
-            let (needed, have) = (replicas.count, *have);
-            if have < i64::from(needed) {
-                return Ok(Err(format!("it is done, but {have} replicas have it and wait_replicas asks for {needed}")));
+        let waited = replies.split_off(at + 1);
+        let done = accepted(replies)?.swap_remove(at);
+        let needed = replicas.map_or(0, |replicas| i64::from(replicas.count));
+        Ok(match waited.first() {
+            None => Ok(done),
+            Some(Value::Int(have)) if *have >= needed => Ok(done),
+            Some(Value::Int(have)) => {
+                Err(format!("it is done, but {have} replicas have it and wait_replicas asks for {needed}"))
             }
-        }
-        Ok(Ok(replies.swap_remove(at)))
+            Some(_) => Err("it is done, but it does not say how many replicas have it".to_owned()),
+        })
     }
 
     /// As [`Self::run`], of what must not be done twice.

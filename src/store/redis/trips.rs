@@ -31,7 +31,10 @@ pub(super) fn submit(
 ) -> Result<Acquire<Vec<Result<Answer>>>> {
     loop {
         let held = match submit_once(session, trip, requests, retry)? {
-            Ok(answers) => return Ok(Acquire::Granted(answers)),
+            Ok(answers) => {
+                session.listener = None;
+                return Ok(Acquire::Granted(answers));
+            }
             Err(held) => held,
         };
         let left = match until {

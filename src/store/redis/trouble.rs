@@ -52,6 +52,8 @@ pub(super) fn unreachable_because(e: &std::io::Error) -> String {
         Kind::NotFound if e.raw_os_error().is_some() => {
             "there is no such socket; start the server, or correct the store's URL".to_owned()
         }
+        // Somebody knows more.
+        Kind::TimedOut if e.get_ref().is_some() => e.to_string(),
         Kind::TimedOut | Kind::WouldBlock => {
             "it does not answer in time; see whether it is up and its network reaches here".to_owned()
         }
@@ -63,6 +65,8 @@ pub(super) fn unreachable_because(e: &std::io::Error) -> String {
     }
 }
 
+const ASKS_FOR_PASSWORD: &str = "it asks for a password; give one in $TRIPLOCK_STORE_PASSWORD or a file";
+
 /// What the server's error means, by its first word.
 fn refused(error: &ServerError) -> (ServerTrouble, String) {
     use ServerTrouble::{Damaged, Denied, Failed, Misconfigured, Unreachable};
@@ -70,7 +74,7 @@ fn refused(error: &ServerError) -> (ServerTrouble, String) {
     let details = error.details().unwrap_or_default();
     let details = details.split(" script: ").next().unwrap_or_default().trim_end();
     let (trouble, why) = match error.code() {
-        "NOAUTH" => (Denied, "it asks for a password; give one in $TRIPLOCK_STORE_PASSWORD or a file".to_owned()),
+        "NOAUTH" => (Denied, ASKS_FOR_PASSWORD.to_owned()),
         "WRONGPASS" => (Denied, "it refuses that user name or password".to_owned()),
         "NOPERM" => {
             (Denied, format!("{details}; allow the user the keys and channels triplock:* and the commands on them"))
@@ -114,6 +118,10 @@ fn of_general(details: &str) -> (ServerTrouble, String) {
     use ServerTrouble::{Denied, Failed, Misconfigured, Unreachable};
     if details.contains("AUTH") && details.contains("without any password") {
         return (Denied, "a password was given, and it has none; correct the store's URL or the password".to_owned());
+    }
+    // What it says to a request that is longer than what it takes from a stranger.
+    if details.contains("unauthenticated") {
+        return (Denied, ASKS_FOR_PASSWORD.to_owned());
     }
     if details.contains("DB index") {
         return (Misconfigured, "it has no database of that number; correct the store's URL".to_owned());

@@ -72,7 +72,7 @@ impl Wire {
                         let connection = ClientConnection::new(Arc::clone(tls), name.clone());
                         let mut connection = connection.map_err(io::Error::other)?;
                         while connection.is_handshaking() {
-                            connection.complete_io(&mut stream)?;
+                            connection.complete_io(&mut stream).map_err(unless_silent)?;
                         }
                         Socket::Tls(Box::new(StreamOwned::new(connection, stream)))
                     }
@@ -140,6 +140,18 @@ impl Wire {
         value.map_err(|_| {
             failure.unwrap_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "what it sent is no reply of a Redis"))
         })
+    }
+}
+
+/// To a Redis without TLS the greeting is half a command: it waits for the rest.
+fn unless_silent(e: io::Error) -> io::Error {
+    match e.kind() {
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => io::Error::new(
+            io::ErrorKind::TimedOut,
+            "it does not answer in time: it is not up, its network does not reach here, or it speaks no TLS there \
+             (redis:// is for plain text)",
+        ),
+        _ => e,
     }
 }
 

@@ -1,4 +1,4 @@
-//! The same for the crate that speaks with PostgreSQL.
+//! The same for the crate that speaks with `PostgreSQL`.
 
 use tokio_postgres::{
     Config,

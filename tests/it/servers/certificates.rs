@@ -28,6 +28,7 @@ impl Authority {
         let directory = directory("authority");
         fs::create_dir(directory.join("issued")).expect("make a directory");
         fs::write(directory.join("index.txt"), "").expect("write the authority's index");
+        fs::write(directory.join("serial"), "01\n").expect("write the authority's next number");
         fs::write(directory.join("authority.cnf"), CONFIGURATION).expect("write the authority's configuration");
         let authority = Self { directory };
         authority.openssl(
@@ -63,7 +64,7 @@ impl Authority {
              -keyout {n}.key -out {n}.csr"
         ));
         self.openssl(&format!(
-            "ca -batch -notext -config authority.cnf -extfile {n}.cnf -extensions server {when} -rand_serial \
+            "ca -batch -notext -config authority.cnf -extfile {n}.cnf -extensions server {when} \
              -in {n}.csr -out {n}.crt"
         ));
         Certificate { certificate: path("crt"), key: path("key"), authority: self.certificate() }
@@ -82,6 +83,7 @@ const CONFIGURATION: &str = "
 default_ca = private
 [private]
 database = index.txt
+serial = serial
 new_certs_dir = issued
 certificate = authority.crt
 private_key = authority.key

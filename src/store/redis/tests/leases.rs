@@ -107,6 +107,7 @@ fn fences_grow_also_when_all_is_lost() {
 fn a_waiter_wakes_when_the_lease_is_given_back() {
     let Some(server) = Server::start() else { return };
     let mut session = server.session();
+    let server = &server;
     let lease = granted(&mut *session, &job(), 1, TTL);
     let (asleep, is_asleep) = mpsc::channel();
     thread::scope(|scope| {
@@ -117,6 +118,9 @@ fn a_waiter_wakes_when_the_lease_is_given_back() {
             held(&mut *waiter, &job(), 1);
             assert!(!waiter.wait_for_release(&job(), Duration::from_millis(20)).unwrap(), "nothing was released");
             asleep.send(()).unwrap();
+            assert!(waiter.wait_for_release(&job(), TTL).unwrap());
+            // A server closes a connection that did not read for long; what it said meanwhile went unheard.
+            server.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
             assert!(waiter.wait_for_release(&job(), TTL).unwrap());
             granted(&mut *waiter, &job(), 1, TTL);
         });
