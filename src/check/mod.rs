@@ -226,7 +226,9 @@ impl Finding {
             | Self::Failing { is_critical: true, .. }
             | Self::Missed { is_critical: true, .. }
             | Self::RunningLong { .. } => State::Critical,
-            Self::Failing { .. } | Self::Missed { .. } | Self::Skipping { .. } | Self::Orphaned { .. } => State::Warning,
+            Self::Failing { .. } | Self::Missed { .. } | Self::Skipping { .. } | Self::Orphaned { .. } => {
+                State::Warning
+            }
             Self::Unseen { .. } | Self::Ahead { .. } | Self::Broken(_) => State::Unknown,
         }
     }

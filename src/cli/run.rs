@@ -15,7 +15,7 @@ use crate::{
         signal,
     },
     name::Name,
-    schedule::Tick,
+    crontab::Tick,
 };
 
 #[derive(Debug, Args)]

@@ -20,7 +20,8 @@ use crate::{
     error::Error,
     exit::ExitCode,
     job::{
-        Counts, JobFiles, Last, Look, Outcome, Presence, Request, RunId, Running, ServerJobs, Slot, Totals, optional_time,
+        Counts, JobFiles, Last, Look, Outcome, Presence, Request, RunId, Running, ServerJobs, Slot, Totals,
+        optional_time,
     },
     lock::Fence,
     name::Name,
@@ -160,7 +161,8 @@ fn of_server(output: &Output, url: &StoreUrl, name: Option<&Name>) -> anyhow::Re
     let is_wanted = |job: &Name| name.is_none_or(|name| job == name);
     let server = ServerJobs::connect(url)?;
     let store = ServerTrips::new(url.clone());
-    let mut jobs: Vec<_> = server.all()?.into_iter().map(|job| JobStatus::new(job.job, job.totals, job.slots)).collect();
+    let mut jobs: Vec<_> =
+        server.all()?.into_iter().map(|job| JobStatus::new(job.job, job.totals, job.slots)).collect();
     let mut known: Vec<_> = jobs.iter().map(|job| job.job.clone()).collect();
     let never_run: Vec<_> = defined().into_iter().filter(|job| !known.contains(job)).collect();
     known.extend(never_run.iter().cloned());
@@ -356,7 +358,8 @@ fn job_rows(jobs: &[JobStatus]) -> Table<10> {
             row[2] = holder.since.map(text::local).unwrap_or_default().into();
             row[3] = holder.pid.map(|pid| pid.to_string()).unwrap_or_default().into();
             let command = holder.command.clone().unwrap_or_default();
-            row[9] = holder.host.as_ref().map_or_else(|| command.clone(), |host| format!("on {host}: {command}")).into();
+            row[9] =
+                holder.host.as_ref().map_or_else(|| command.clone(), |host| format!("on {host}: {command}")).into();
             table.push(std::mem::take(&mut row));
         }
         if job.holders.is_empty() {

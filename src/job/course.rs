@@ -21,7 +21,7 @@ use super::{
     place::Place,
     run::Done,
     signal,
-    supervise::{Attempt, Cause, Supervisor, pause},
+    supervise::{Attempt, Cause, Supervisor},
 };
 use crate::{
     dir::Dir,
@@ -171,7 +171,7 @@ impl<L: Lines> Course<'_, L> {
                 Err(e) => warnings.push(e.to_string()),
             }
             recorded.begin();
-            match pause(self.signals, self.options.retries.pause_after(attempt)) {
+            match locks.rest(self.signals, self.options.retries.pause_after(attempt)) {
                 Ok(None) => {}
                 Ok(Some(signal)) => {
                     let code = 128 + u8::try_from(signal).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! What a run is built on, whatever it is: the files of a state directory, or leases of a server.
 
-use std::{ffi::OsString, os::fd::BorrowedFd, time::Duration};
+use std::{ffi::OsString, io, os::fd::BorrowedFd, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -11,9 +11,13 @@ use super::{
     lifeline::Lifeline,
     model::{Event, Totals},
     options::{Hold, Options},
-    supervise::Attempt,
+    supervise::{Attempt, pause},
 };
-use crate::{error::Result, lock::FileGuard, process::SpawnError};
+use crate::{
+    error::Result,
+    lock::FileGuard,
+    process::{Signals, SpawnError},
+};
 
 /// The ledger of a job, for a run of it.
 pub(super) trait Lines {
@@ -107,6 +111,10 @@ pub(crate) trait Holding {
     /// Has an attempt carried out, here or in a guardian, which gives it its lifeline.
     fn carry_out(&self, attempt: &mut dyn FnMut(Option<&mut Lifeline>) -> Carried) -> Carried;
 
+    /// Sleeps before the next attempt, unless a signal comes that ends things, or somebody asks for the end: that signal is
+    /// given.
+    fn rest(&self, signals: &Signals, time: Duration) -> io::Result<Option<i32>>;
+
     /// Lets it go.
     fn release(self, hold: Hold);
 }
@@ -135,6 +143,10 @@ impl Holding for Locks {
 
     fn carry_out(&self, attempt: &mut dyn FnMut(Option<&mut Lifeline>) -> Carried) -> Carried {
         attempt(None)
+    }
+
+    fn rest(&self, signals: &Signals, time: Duration) -> io::Result<Option<i32>> {
+        pause(signals, time)
     }
 
     fn release(self, hold: Hold) {

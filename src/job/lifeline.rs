@@ -32,7 +32,7 @@ use std::{
 
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
-use crate::clock::BootTime;
+use crate::{clock::BootTime, process::Received};
 
 /// How a lease's time is divided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +87,7 @@ pub(crate) struct Lifeline {
     deadline: BootTime,
     /// The wrapper is gone.
     is_cut: bool,
+    wrapper: Option<u32>,
 }
 
 impl Lifeline {
@@ -94,7 +95,14 @@ impl Lifeline {
         line.set_nonblocking(true)?;
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = rustix::time::timerfd_create(TimerfdClockId::Boottime, flags)?;
-        Ok(Self { line, timer, terms, deadline, is_cut: false })
+        let wrapper = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs());
+        Ok(Self { line, timer, terms, deadline, is_cut: false, wrapper })
+    }
+
+    /// Whether a signal is for the job. The wrapper passes on what reaches it; what somebody sends to all of us at once, as
+    /// systemd does, would reach the job once more for each of us.
+    pub(crate) fn passes_on(&self, received: &Received) -> bool {
+        self.is_cut || received.from_kernel || received.sender.is_none() || received.sender == self.wrapper
     }
 
     /// Readable when there is something to listen to, or it is time.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{lock::Wait, name::Name, schedule::Tick};
+use crate::{lock::Wait, name::Name, crontab::Tick};
 
 /// How a job is run.
 #[derive(Debug, Clone, PartialEq)]

@@ -7,7 +7,7 @@ use crate::{
     error::{Error, Result},
     lock::Wait,
     name::Name,
-    schedule::Tick,
+    crontab::Tick,
 };
 
 /// What one place says; `None` where it is silent.

@@ -171,6 +171,7 @@ impl Supervisor<'_> {
         let reached_it_already = self.foreground && from_kernel;
         match signal {
             libc::SIGCHLD => {}
+            _ if self.lifeline.as_ref().is_some_and(|lifeline| !lifeline.passes_on(&received)) => {}
             libc::SIGTSTP => {
                 if !reached_it_already {
                     tree.signal(signal)?;

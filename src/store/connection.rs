@@ -22,11 +22,6 @@ impl Connection {
         Ok(Self { url, patience, session })
     }
 
-    /// The server, without a password.
-    pub(crate) fn url(&self) -> &StoreUrl {
-        &self.url
-    }
-
     /// Calls the session. After an error it is not used again: the next call opens another.
     pub(crate) fn call<T>(&mut self, act: impl FnOnce(&mut dyn Session) -> Result<T>) -> Result<T> {
         let mut session = match self.session.take() {

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{PATIENCE, Session, StoreUrl, connect};
@@ -56,7 +56,7 @@ impl ServerTrips {
         if let Some(session) = idle {
             match self.try_with(session, &act) {
                 // The server may have closed it long ago; a new one will tell.
-                Err(Error::Server { trouble: ServerTrouble::Unreachable, .. }) => {}
+                Err(error) if is_unreachable(&error) => {}
                 done => return done,
             }
         }
@@ -69,18 +69,79 @@ impl ServerTrips {
         Ok(done)
     }
 
-    /// Commits those requests. When it cannot be known what came of them, asks again: their ids tell.
+    /// A connection: one that lay idle, or a new one.
+    fn session(&self) -> Result<Box<dyn Session>> {
+        let idle = self.idle().pop();
+        idle.map_or_else(|| connect(&self.url, PATIENCE), Ok)
+    }
+
+    /// Commits those requests. When a connection breaks, and when it cannot be known what came of them, asks again over
+    /// another one until the patience is over: their ids tell what has been committed. Only the first connection must
+    /// come about at once, so that a wrong URL does not look like a server that restarts.
     fn commit(&self, trip: &Name, requests: &[Prepared], until: Until) -> Result<Acquire<Answers>> {
-        let uncertain = match self.with(|session| session.submit(trip, requests, false, until)) {
-            Err(uncertain @ Error::Uncertain { .. }) => uncertain,
-            known => return known,
-        };
-        let until = Until::At(Instant::now() + PATIENCE);
-        match self.with(|session| session.submit(trip, requests, true, until)) {
-            Ok(Acquire::Granted(answers)) => Ok(Acquire::Granted(answers)),
-            Ok(Acquire::Held(_)) | Err(_) => Err(uncertain),
+        let mut session = self.session()?;
+        let mut uncertain = None;
+        let mut trying: Option<Trying> = None;
+        loop {
+            // Who has begun something waits until he knows what came of it.
+            let until = match &trying {
+                Some(trying) if uncertain.is_some() => Until::At(trying.deadline),
+                _ => until,
+            };
+            let failure = match session.submit(trip, requests, uncertain.is_some(), until) {
+                Ok(Acquire::Held(holder)) => return uncertain.map_or(Ok(Acquire::Held(holder)), Err),
+                Ok(granted) => {
+                    self.idle().push(session);
+                    return Ok(granted);
+                }
+                Err(error) => error,
+            };
+            if matches!(failure, Error::Uncertain { .. }) {
+                uncertain = Some(failure.clone());
+            } else if !is_unreachable(&failure) {
+                return Err(uncertain.unwrap_or(failure));
+            }
+            let trying = trying.get_or_insert_with(Trying::begin);
+            session = loop {
+                if !trying.may_go_on() {
+                    return Err(uncertain.unwrap_or(failure));
+                }
+                // Those that lay idle are likely to be broken, too.
+                self.idle().clear();
+                match connect(&self.url, PATIENCE) {
+                    Ok(session) => break session,
+                    Err(error) if is_unreachable(&error) => {}
+                    Err(error) => return Err(uncertain.unwrap_or(error)),
+                }
+            };
         }
     }
+}
+
+/// Trying again after a failure.
+struct Trying {
+    deadline: Instant,
+    pause: Duration,
+}
+
+impl Trying {
+    fn begin() -> Self {
+        Self { deadline: Instant::now() + PATIENCE, pause: Duration::ZERO }
+    }
+
+    /// Pauses, longer each time; `false` when there is no time left.
+    fn may_go_on(&mut self) -> bool {
+        if Instant::now() + self.pause >= self.deadline {
+            return false;
+        }
+        std::thread::sleep(self.pause);
+        self.pause = (self.pause * 2).clamp(Duration::from_millis(10), Duration::from_millis(500));
+        true
+    }
+}
+
+fn is_unreachable(error: &Error) -> bool {
+    matches!(error, Error::Server { trouble: ServerTrouble::Unreachable, .. })
 }
 
 impl std::fmt::Debug for ServerTrips {

@@ -5,7 +5,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::{Figures, Finding, Judgement, LastFailure, Subject};
 use crate::{
     job::{Last, Outcome, Presence, Request, Running, Totals},
-    schedule::Tick,
+    crontab::Tick,
 };
 
 /// Clocks are corrected by less than this all the time; seconds.
@@ -95,16 +95,16 @@ fn last_failure(subject: &Subject) -> LastFailure {
 fn goes_on(presence: &Presence) -> Option<&Running> {
     match presence {
         Presence::Running(run) | Presence::Orphaned(run, _) | Presence::Leased(Some(run), _) => Some(run),
-        Presence::Leased(None, _) | Presence::Free | Presence::Kept(_) | Presence::Lost(_) | Presence::Unknown(_) => None,
+        Presence::Leased(None, _) | Presence::Free | Presence::Kept(_) | Presence::Lost(_) | Presence::Unknown(_) => {
+            None
+        }
     }
 }
 
 fn running(subject: &Subject, presence: &Presence, now: DateTime<Utc>) -> Option<Finding> {
     let limit = subject.limits.alert_running?;
-    let (Presence::Running(run)
-    | Presence::Orphaned(run, _)
-    | Presence::Leased(Some(run), _)
-    | Presence::Unknown(run)) = presence
+    let (Presence::Running(run) | Presence::Orphaned(run, _) | Presence::Leased(Some(run), _) | Presence::Unknown(run)) =
+        presence
     else {
         return None;
     };

@@ -31,7 +31,7 @@ use crate::{
         lifeline::{Lifeline, Message, Terms},
         model::RunId,
         options::{Hold, Options},
-        supervise::stop_ourselves,
+        supervise::{pause, stop_ourselves},
     },
     process::{self, Received, Signals, Tree, become_subreaper, wait_for},
     store::{Connection, Lease},
@@ -107,6 +107,25 @@ impl Holding for Guarded<'_> {
         self.guard(attempt).unwrap_or_else(|e| Err(Broken::NotStarted(format!("no guardian: {e}"))))
     }
 
+    /// The leases are renewed meanwhile: a pause may be longer than they last.
+    fn rest(&self, signals: &Signals, time: Duration) -> io::Result<Option<i32>> {
+        let until = Instant::now().checked_add(time);
+        self.keep(None, |shared| {
+            loop {
+                let left = until.map_or(LOOK, |until| until.saturating_duration_since(Instant::now()));
+                if left.is_zero() {
+                    return Ok(None);
+                }
+                if let Some(signal) = pause(signals, left.min(LOOK))? {
+                    return Ok(Some(signal));
+                }
+                if shared.is_unwanted.load(Ordering::SeqCst) {
+                    return Ok(Some(libc::SIGTERM));
+                }
+            }
+        })?
+    }
+
     fn release(self, _: Hold) {
         let leases = self.keeper.leases.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mut connection = self.keeper.connection.lock().unwrap_or_else(PoisonError::into_inner);
@@ -134,33 +153,30 @@ impl Guarded<'_> {
         drop(theirs);
         let Some(line) = ours else { return Err(io::ErrorKind::NotConnected.into()) };
         let mut tree = Tree::new(child, false, None);
-        let carried = self.keep(&line, &mut tree, foreground);
+        let carried = self.keep(Some(&line), |shared| self.attend(&line, &mut tree, foreground, shared));
+        let carried = carried.unwrap_or_else(|e| Err(abandon(&mut tree, format!("no thread to renew its lease: {e}"))));
         bury(&mut tree);
         Ok(carried)
     }
 
-    /// Renews while the guardian watches; gives what it tells at the end.
-    fn keep(&self, line: &UnixStream, tree: &mut Tree, foreground: bool) -> Carried {
+    /// Does something while a thread renews the leases, and tells the guardian at the end of that line.
+    fn keep<T>(&self, line: Option<&UnixStream>, act: impl FnOnce(&Shared) -> T) -> io::Result<T> {
         let shared = Shared { deadline: AtomicU64::new(0), is_unwanted: AtomicBool::new(false) };
         shared.set(self.keeper.lock().deadline());
         let (finished, keeper) = mpsc::channel::<()>();
-        let carried = thread::scope(|scope| {
-            let shared = &shared;
-            let who = &self.keeper;
+        let done = thread::scope(|scope| {
+            let (shared, who) = (&shared, &self.keeper);
             let renew = move || who.renew(line, shared, &keeper);
-            let started = thread::Builder::new().name("lease".to_owned()).spawn_scoped(scope, renew);
-            let carried = match started {
-                Ok(_) => self.attend(line, tree, foreground, shared),
-                Err(e) => Err(abandon(tree, format!("no thread to renew its lease: {e}"))),
-            };
+            thread::Builder::new().name("lease".to_owned()).spawn_scoped(scope, renew)?;
+            let done = act(shared);
             // It ends when nobody can tell it to go on.
             drop(finished);
-            carried
+            Ok(done)
         });
         if let Some((ledger, _)) = self.keeper.run {
             ledger.extend(self.keeper.lock().deadline());
         }
-        carried
+        done
     }
 
     /// Passes signals on, until the guardian tells what came of the job.
@@ -229,7 +245,7 @@ fn understand(told: &[u8], tree: &mut Tree) -> Carried {
 
 impl Keeper<'_> {
     /// Renews at a third of the lease, and looks whether the run is still wanted, until it is told to stop.
-    fn renew(&self, line: &UnixStream, shared: &Shared, keeper: &Receiver<()>) {
+    fn renew(&self, line: Option<&UnixStream>, shared: &Shared, keeper: &Receiver<()>) {
         let mut next = self.terms.renewal();
         let mut looked = Instant::now();
         let mut renewed = Instant::now();
@@ -351,6 +367,8 @@ fn bury(tree: &mut Tree) {
 }
 
 /// Moves the guardian's deadline. One that does not read any more is stopped, or gone.
-fn send(line: &UnixStream, deadline: BootTime) {
-    let _ = (&mut &*line).write_all(&Message::encode(deadline));
+fn send(line: Option<&UnixStream>, deadline: BootTime) {
+    if let Some(mut line) = line {
+        let _ = line.write_all(&Message::encode(deadline));
+    }
 }

@@ -10,7 +10,7 @@
 //!    with 76.
 //! 5. The leases are released.
 //!
-//! **Once for each tick** (`--tick`). Which time a run is for, the server's clock decides ([`crate::schedule::Tick`]). The
+//! **Once for each tick** (`--tick`). Which time a run is for, the server's clock decides ([`crate::crontab::Tick`]). The
 //! ledger's sums hold the last one that was started, and an append is refused when somebody has appended since the sums
 //! were read: of two hosts one starts it, the other finds it started, and records who did.
 
@@ -19,7 +19,12 @@ mod leases;
 mod ledger;
 mod view;
 
-use std::{ffi::OsString, sync::Mutex, time::Duration};
+use std::{
+    ffi::OsString,
+    sync::Mutex,
+    thread,
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, Utc};
 
@@ -54,8 +59,12 @@ use crate::{
     lock::{Holder, arrived},
     name::Name,
     process::{Signals, survive_the_file_limit},
+    crontab::Tick,
     store::{Connection, HeldLease, PATIENCE, Resource, StoreUrl},
 };
+
+/// How long a run that has its lease may take to record its start.
+const STARTING: Duration = Duration::from_secs(2);
 
 /// More missed ticks than these are not counted.
 const MOST_MISSED: usize = 1000;
@@ -103,7 +112,16 @@ impl LeasedRun<'_> {
             job: self.job,
             announce: self.announce,
         };
-        let leases = match asking.acquire()? {
+        let mut acquired = asking.acquire()?;
+        while let Acquired::Busy { resource: Resource::Job(_), held, .. } = &acquired {
+            // Somebody may be about to start the very tick that this run is for: who it is, the ledger tells in a moment.
+            match &self.options.tick {
+                Some(tick) if is_about_to_start(&ledger, held, tick)? => {}
+                _ => break,
+            }
+            acquired = asking.acquire()?;
+        }
+        let leases = match acquired {
             Acquired::Granted(leases) => leases,
             Acquired::Busy { resource, held, waited } => return Ok(self.busy(&ledger, &resource, held, waited)),
             Acquired::Nested { resource, waited } => {
@@ -333,6 +351,25 @@ fn release(connection: &Mutex<Connection>, leases: &Leases) {
     for lease in leases.all.iter().rev() {
         // What is not released is over when its time is.
         let _ = connection.call(|session| session.release(lease));
+    }
+}
+
+/// Whether the holder of a job's lease has not recorded a start, nor given it back, for as long as it may take. Returns as
+/// soon as that is told.
+fn is_about_to_start(ledger: &ServerLedger<'_>, held: &HeldLease, tick: &Tick) -> Result<bool> {
+    let until = Instant::now() + held.left.min(STARTING);
+    loop {
+        let totals = ledger.totals()?;
+        let ran = tick.nearest(ledger.now()).and_then(|time| totals.ran(time));
+        // The highest fence that a run has had.
+        if ran.is_some() || totals.fence >= held.holder.fence.0 {
+            return Ok(false);
+        }
+        if Instant::now() >= until {
+            // It is gone, or has nothing to run: whoever asks again sees.
+            return Ok(held.left < STARTING);
+        }
+        thread::sleep(Duration::from_millis(20));
     }
 }
 

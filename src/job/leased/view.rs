@@ -114,7 +114,10 @@ impl ServerJobs {
         ledger.observe(&mut |totals| {
             let runs = totals.running.iter().filter(|running| is_held(&leases, running.fence));
             asked = runs.map(|running| (running.run, running.slot, running.fence)).collect();
-            asked.iter().map(|(run, ..)| Event::EndRequested(EndRequest { run: *run, request: Request::Stop })).collect()
+            asked
+                .iter()
+                .map(|(run, ..)| Event::EndRequested(EndRequest { run: *run, request: Request::Stop }))
+                .collect()
         })?;
         let _deferred = Deferred::begin();
         let resource = Resource::Job(job.clone());

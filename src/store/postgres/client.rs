@@ -223,10 +223,10 @@ where
     })
 }
 
-/// A server that is told to wait for a replica, and is stopped from waiting, commits all the same and says so in a
-/// warning that has the code of a cancelled query or of a shutdown.
+/// A server that waits for a replica, and is stopped from waiting, commits all the same, and warns. The warning has no code
+/// of its own, and its text is in the server's language; but it names the function that it comes from.
 fn is_alarming(notice: &DbError) -> bool {
-    ["57014", "57P01"].contains(&notice.code().code())
+    notice.routine() == Some("SyncRepWaitForLSN")
 }
 
 fn lock(heard: &Mutex<Heard>) -> MutexGuard<'_, Heard> {

@@ -79,3 +79,12 @@ pub(super) fn closing(trip: &Name, before: &Totals, drafted: &Drafted, stale: &[
     script.add("COMMIT");
     script
 }
+
+/// The message when everything was answered before: nothing is new, and it is committed all the same. That first answer may
+/// have been uncertain, because no replica had confirmed it; with a commit that comes after it, both are.
+pub(super) fn confirming(trip: &Name) -> Script {
+    let mut script = Script::new();
+    script.add(format_args!("UPDATE triplock.trips SET fence = fence WHERE trip = {}", literal(trip.as_str())));
+    script.add("COMMIT");
+    script
+}

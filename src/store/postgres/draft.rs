@@ -17,48 +17,51 @@ use crate::{
 
 /// What the server says before anything is decided, under the trip's lock.
 #[derive(Debug)]
-pub(crate) struct Basis {
+pub(super) struct Basis {
     /// [`Totals::NOTHING`] when the trip never was.
-    pub(crate) totals: Totals,
+    pub(super) totals: Totals,
     /// The server's time.
-    pub(crate) now: DateTime<Utc>,
+    pub(super) now: DateTime<Utc>,
     /// Of the students that the requests name: who has booked, and how many seats.
-    pub(crate) booked: HashMap<Student, u32>,
+    pub(super) booked: HashMap<Student, u32>,
     /// Of the ids that may have been answered before: the answers. An answer that is too old counts for nothing.
-    pub(crate) answered: HashMap<RequestId, Answer>,
+    pub(super) answered: HashMap<RequestId, Answer>,
 }
 
 /// What all requests came to.
 #[derive(Debug)]
-pub(crate) struct Drafted {
+pub(super) struct Drafted {
     /// In the order of the requests.
-    pub(crate) answers: Vec<Result<Answer>>,
+    pub(super) answers: Vec<Result<Answer>>,
+    /// Some were answered before.
+    pub(super) replayed: bool,
     /// What is to be recorded, in the order of the revisions; nothing is to be committed when this is empty.
-    pub(crate) recorded: Vec<Answer>,
+    pub(super) recorded: Vec<Answer>,
     /// The sums afterwards.
-    pub(crate) totals: Totals,
+    pub(super) totals: Totals,
     /// All bookings are gone that were there before.
-    pub(crate) wiped: bool,
+    pub(super) wiped: bool,
     /// Whose bookings are gone, unless all are.
-    pub(crate) gone: Vec<Student>,
+    pub(super) gone: Vec<Student>,
     /// The bookings that are new.
-    pub(crate) booked: Vec<(Student, u32)>,
+    pub(super) booked: Vec<(Student, u32)>,
 }
 
 /// Decides them all.
 ///
 /// # Errors
 /// `Io` when the rules contradict each other: a bug.
-pub(crate) fn decide_all(trip: &Name, basis: Basis, requests: &[Prepared], retry: bool) -> Result<Drafted> {
+pub(super) fn decide_all(trip: &Name, basis: Basis, requests: &[Prepared], retry: bool) -> Result<Drafted> {
     let Basis { totals, now, booked, answered } = basis;
     // Microseconds are what is kept, and a replayed answer must be the first one.
     let now = now.trunc_subsecs(6);
     let microseconds = u64::try_from(now.timestamp_micros()).unwrap_or_default();
     let fence = Fence(microseconds.max(totals.fence.0 + 1));
     let students = booked.into_iter().map(|(student, seats)| (student, (Some(seats), Some(seats)))).collect();
-    let mut draft = Draft { trip, totals, fence, now, students, answered, wiped: false, recorded: Vec::new() };
+    let mut draft =
+        Draft { trip, totals, fence, now, students, answered, wiped: false, replayed: false, recorded: Vec::new() };
     let answers = requests.iter().map(|request| draft.take(request, retry)).collect::<Result<_>>()?;
-    let Draft { totals, students, wiped, recorded, .. } = draft;
+    let Draft { totals, students, wiped, replayed, recorded, .. } = draft;
     let (mut gone, mut new) = (Vec::new(), Vec::new());
     for (student, (before, after)) in students {
         if before == after {
@@ -71,7 +74,7 @@ pub(crate) fn decide_all(trip: &Name, basis: Basis, requests: &[Prepared], retry
             gone.push(student);
         }
     }
-    Ok(Drafted { answers, recorded, totals, wiped, gone, booked: new })
+    Ok(Drafted { answers, replayed, recorded, totals, wiped, gone, booked: new })
 }
 
 struct Draft<'d> {
@@ -83,6 +86,7 @@ struct Draft<'d> {
     students: HashMap<Student, (Option<u32>, Option<u32>)>,
     answered: HashMap<RequestId, Answer>,
     wiped: bool,
+    replayed: bool,
     recorded: Vec<Answer>,
 }
 
@@ -105,9 +109,10 @@ impl Draft<'_> {
         self.record(event, request).map(Ok)
     }
 
-    fn answered_before(&self, request: &Prepared, retry: bool) -> Option<Answer> {
+    fn answered_before(&mut self, request: &Prepared, retry: bool) -> Option<Answer> {
         let answer = self.answered.get(&request.id).filter(|answer| self.now - answer.time <= REQUEST_IDS_KEPT)?;
         if answer.event.answers(&request.change) {
+            self.replayed = true;
             // Of a retry that nobody asked for, it is the first answer.
             return Some(Answer { replayed: request.given && !retry, ..answer.clone() });
         }

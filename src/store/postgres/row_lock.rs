@@ -53,7 +53,12 @@ impl RowLock {
         let mut mended = false;
         loop {
             let failure = match self.lock(name, wait) {
-                Ok(fence) => return Ok(Acquire::Granted(fence)),
+                Ok(Some(fence)) => return Ok(Acquire::Granted(fence)),
+                // A row that its first holder made would be seen by nobody else, and could not name its holder.
+                Ok(None) => match self.make(name) {
+                    Ok(()) => continue,
+                    Err(failure) => failure,
+                },
                 Err(failure) => failure,
             };
             if failure.is(&SqlState::LOCK_NOT_AVAILABLE) {
@@ -72,10 +77,10 @@ impl RowLock {
         }
     }
 
-    fn lock(&mut self, name: &Name, wait: Duration) -> Result<Fence, Failure> {
+    /// `None`: there is no such row.
+    fn lock(&mut self, name: &Name, wait: Duration) -> Result<Option<Fence>, Failure> {
         let name = literal(name.as_str());
         let mut script = Script::holding(&self.client, wait);
-        script.add(format_args!("INSERT INTO triplock.locks (name) VALUES ({name}) ON CONFLICT DO NOTHING"));
         let no_wait = if wait.is_zero() { " NOWAIT" } else { "" };
         script.add(format_args!("SELECT FROM triplock.locks WHERE name = {name} FOR UPDATE{no_wait}"));
         let fence = script.add(format_args!(
@@ -83,8 +88,19 @@ impl RowLock {
              (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) WHERE name = {name} RETURNING fence, {FITS}"
         ));
         let answers = script.send(&mut self.client)?;
-        let fence = answers.row(fence).ok_or_else(|| "no fence".to_owned()).and_then(|row| row.get(0));
-        fence.map(Fence).map_err(Failure::Changed)
+        let fence = answers.row(fence).map(|row| row.get(0)).transpose();
+        fence.map(|fence| fence.map(Fence)).map_err(Failure::Changed)
+    }
+
+    /// Ends the transaction that found no row, and makes it in one of its own.
+    fn make(&mut self, name: &Name) -> Result<(), Failure> {
+        let mut script = Script::new();
+        script.add("ROLLBACK");
+        script.add(format_args!(
+            "INSERT INTO triplock.locks (name) VALUES ({}) ON CONFLICT DO NOTHING",
+            literal(name.as_str())
+        ));
+        script.send(&mut self.client).map(drop)
     }
 
     /// Whether the connection is still there.

@@ -4,15 +4,17 @@
 -- A trip. Its row is the lock of the trip (SELECT … FOR UPDATE), and outlives the trip: fence and revision go on.
 CREATE TABLE triplock.trips (
     trip text COLLATE "C" PRIMARY KEY,
-    seats bigint NOT NULL DEFAULT 0 CHECK (seats >= 0),
-    seats_left bigint NOT NULL DEFAULT 0 CHECK (seats_left >= 0 AND seats_left <= seats),
-    bookings bigint NOT NULL DEFAULT 0 CHECK (bookings >= 0 AND bookings <= seats - seats_left),
+    seats bigint NOT NULL DEFAULT 0,
+    seats_left bigint NOT NULL DEFAULT 0,
+    bookings bigint NOT NULL DEFAULT 0,
     -- How many answers were recorded, and the fence of the last.
-    revision bigint NOT NULL DEFAULT 0 CHECK (revision >= 0),
-    fence bigint NOT NULL DEFAULT 0 CHECK (fence >= 0),
+    revision bigint NOT NULL DEFAULT 0,
+    fence bigint NOT NULL DEFAULT 0,
     -- The revision at which the trip was made; NULL when it is removed.
-    added bigint CHECK (added <= revision),
-    CHECK (added IS NOT NULL OR seats = 0)
+    added bigint,
+    CONSTRAINT no_oversale CHECK (seats_left >= 0 AND seats_left <= seats),
+    CONSTRAINT each_holds_a_seat CHECK (bookings >= 0 AND bookings <= seats - seats_left),
+    CONSTRAINT removed_is_empty CHECK (added IS NOT NULL OR seats = 0)
 )
 -- Room for the next version of a row beside it, so that no index has to learn of it.
 WITH (fillfactor = 50);
@@ -20,7 +22,7 @@ WITH (fillfactor = 50);
 CREATE TABLE triplock.bookings (
     trip text COLLATE "C" NOT NULL REFERENCES triplock.trips,
     student text COLLATE "C" NOT NULL,
-    seats bigint NOT NULL CHECK (seats > 0),
+    seats bigint NOT NULL CONSTRAINT holds_a_seat CHECK (seats > 0),
     PRIMARY KEY (trip, student)
 );
 

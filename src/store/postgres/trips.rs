@@ -24,7 +24,7 @@ use tokio_postgres::error::SqlState;
 
 use super::{
     client::Client,
-    closing::closing,
+    closing::{closing, confirming},
     draft::decide_all,
     failure::{Failure, changed, failed},
     holder,
@@ -115,17 +115,21 @@ fn commit(
     let Opened { basis, stale } = opened;
     let before = basis.totals;
     let drafted = decide_all(trip, basis, requests, retry)?;
-    if drafted.recorded.is_empty() {
+    let message = if !drafted.recorded.is_empty() {
+        closing(trip, &before, &drafted, &stale)
+    } else if drafted.replayed {
+        confirming(trip)
+    } else {
         // When that fails, the next call will tell.
         let _ = client.script("ROLLBACK", Duration::ZERO);
         return Ok(drafted.answers);
-    }
+    };
     client.take_warning();
     let uncertain = |why: String| Error::Uncertain {
         request_id: if let [request] = requests { Some(request.id.clone()) } else { None },
         why,
     };
-    match closing(trip, &before, &drafted, &stale).send(client) {
+    match message.send(client) {
         Ok(_) => {}
         Err(Failure::Lost(why)) => return Err(uncertain(format!("{}: {why}", client.server()))),
         Err(failure) if failure.is(&SqlState::NOT_NULL_VIOLATION) => {

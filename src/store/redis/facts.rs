@@ -13,9 +13,14 @@ struct Settings {
     config: HashMap<String, String>,
 }
 
-/// Reads INFO and, where it is allowed, the configuration.
+/// Reads INFO and the configuration.
 pub(super) fn facts(session: &mut RedisSession) -> Result<ServerFacts, Failure> {
-    let info = reply::text(session.ask_one(redis::cmd("INFO"))?)?;
+    // Either may be refused to our user, or by a managed server to everybody.
+    let info = match session.ask_one(redis::cmd("INFO")) {
+        Ok(info) => reply::text(info)?,
+        Err(Failure::Refused(_)) => String::new(),
+        Err(failure) => return Err(failure),
+    };
     let pairs = info.lines().filter_map(|line| line.split_once(':'));
     let info = pairs.map(|(key, value)| (key.to_owned(), value.trim_end().to_owned())).collect();
     let settings = Settings { info, config: configuration(session)? };
@@ -31,7 +36,7 @@ pub(super) fn facts(session: &mut RedisSession) -> Result<ServerFacts, Failure> 
     Ok(facts)
 }
 
-/// Managed servers may refuse CONFIG: then there is none.
+/// `None` of it where that is not allowed.
 fn configuration(session: &mut RedisSession) -> Result<HashMap<String, String>, Failure> {
     let names = ["GET", "appendonly", "appendfsync", "save", "min-replicas-to-write", "maxmemory-policy"];
     let values = match session.ask_one(command("CONFIG", names)) {
@@ -90,7 +95,7 @@ impl Settings {
                 "appendonly no: a crash takes all since the last snapshot",
                 Some("appendonly no: answered bookings can be lost; set `appendonly yes` and `appendfsync always`"),
             ),
-            (None, _) => ("what a crash takes is unknown: INFO does not say", None),
+            (None, _) => ("what a crash takes is unknown: INFO is not allowed", None),
         };
         facts.durability.push(line.to_owned());
         facts.problems.extend(problem.map(str::to_owned));
@@ -109,6 +114,7 @@ impl Settings {
         }
         let replicas = self.number("connected_slaves");
         facts.durability.push(match (replicas, waited_for) {
+            _ if self.info.is_empty() => "replicas unknown: INFO is not allowed".to_owned(),
             (0, None) => "no replicas: what it loses is lost".to_owned(),
             (_, None) => {
                 format!("{replicas} replicas, asynchronous: a fail-over takes what had not reached the new primary")

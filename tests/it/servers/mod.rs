@@ -8,6 +8,7 @@
 //! pipe to close, removes their directories.
 
 mod certificates;
+mod pgbouncer;
 mod postgres;
 mod process;
 mod redis;
@@ -25,6 +26,7 @@ use std::{
 };
 
 pub(crate) use certificates::{Authority, Certificate};
+pub(crate) use pgbouncer::PgBouncer;
 pub(crate) use postgres::{Database, Postgres, PostgresPlan};
 pub(crate) use redis::{Redis, RedisPlan};
 

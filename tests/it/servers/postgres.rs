@@ -2,10 +2,11 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader, Write as _},
     ops::Deref,
     os::unix::fs::chown,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Child, Command, Output, Stdio},
     sync::{
         LazyLock,
         atomic::{AtomicU32, Ordering},
@@ -18,7 +19,7 @@ use super::{Certificate, directory, free_port, in_url, is_program, process::Proc
 use crate::machine;
 
 /// The superuser of the tests' servers, who needs no password from this machine unless the plan says so.
-const USER: &str = "triplock";
+pub(super) const USER: &str = "triplock";
 
 /// How a server is to be.
 #[derive(Debug, Clone)]
@@ -66,7 +67,7 @@ static PROGRAMS: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
 });
 
 /// Who may run it: it refuses root.
-static ACCOUNT: LazyLock<Option<u32>> = LazyLock::new(|| {
+pub(super) static ACCOUNT: LazyLock<Option<u32>> = LazyLock::new(|| {
     let passwd = fs::read_to_string("/etc/passwd").ok()?;
     let line = passwd.lines().find_map(|line| line.strip_prefix("postgres:"))?;
     line.split(':').nth(1)?.parse().ok()
@@ -89,7 +90,7 @@ fn program(name: &str) -> PathBuf {
 }
 
 /// Words that have a command run as whom PostgreSQL accepts.
-fn as_account() -> Vec<String> {
+pub(super) fn as_account() -> Vec<String> {
     if !machine::is_root() {
         return Vec::new();
     }
@@ -302,6 +303,38 @@ impl Postgres {
         done("psql", &psql.output().expect("start psql"))
     }
 
+    /// Has a command refused, in another database; why.
+    #[track_caller]
+    fn refusal_in(&self, database: &str, command: &str) -> String {
+        let output = self.told(database).args(["-c", command]).output().expect("start psql");
+        assert!(!output.status.success(), "not refused: {command}");
+        String::from_utf8_lossy(&output.stderr).trim_end().to_owned()
+    }
+
+    /// Does what it says in a transaction that stays open until this is dropped.
+    pub(crate) fn keeps_open(&self, command: &str) -> Open {
+        self.keeps_open_in("postgres", command)
+    }
+
+    fn keeps_open_in(&self, database: &str, command: &str) -> Open {
+        let mut psql = self.told(database);
+        let psql = psql.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let mut psql = psql.spawn().expect("start psql");
+        let script = format!("BEGIN;\n{command};\n\\echo done\n");
+        psql.stdin.as_mut().expect("a pipe").write_all(script.as_bytes()).expect("write to psql");
+        let said = BufReader::new(psql.stdout.take().expect("a pipe"));
+        let is_done = said.lines().map_while(Result::ok).any(|line| line == "done");
+        assert!(is_done, "psql has not done {command}");
+        Open(psql)
+    }
+
+    /// A psql that is to be told something.
+    fn told(&self, database: &str) -> Command {
+        let mut psql = Command::new(program("psql"));
+        psql.args(self.client(database));
+        psql
+    }
+
     /// The words of a psql that does this in the database `postgres`, and prints it bare.
     pub(crate) fn psql(&self, command: &str) -> Vec<String> {
         let mut words = vec![program("psql").display().to_string()];
@@ -434,6 +467,29 @@ impl Database<'_> {
     #[track_caller]
     pub(crate) fn sql(&self, command: &str) -> String {
         self.server.sql_in(&self.name, command)
+    }
+
+    /// Does what it says in a transaction that stays open until this is dropped.
+    pub(crate) fn keeps_open(&self, command: &str) -> Open {
+        self.server.keeps_open_in(&self.name, command)
+    }
+
+    /// Has a command refused; why.
+    #[track_caller]
+    pub(crate) fn refusal(&self, command: &str) -> String {
+        self.server.refusal_in(&self.name, command)
+    }
+}
+
+/// An open transaction, of psql.
+#[derive(Debug)]
+pub(crate) struct Open(Child);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // Its input ends, and so does it, and with it the transaction.
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
     }
 }
 

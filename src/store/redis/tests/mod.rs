@@ -1,5 +1,6 @@
 //! The session against a real server.
 
+mod facts;
 mod leases;
 mod ledgers;
 mod properties;
