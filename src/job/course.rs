@@ -82,9 +82,11 @@ impl<L: Lines> Course<'_, L> {
         };
         let (slot, waited) = (locks.slot(), locks.waited());
         let mut outcome = verdict.outcome;
+        let mut is_over_already = false;
         let ended = self.ledger.append(&mut |totals| {
             // Whoever ended us may have recorded that already.
             let Some(running) = totals.in_slot(slot).filter(|running| running.run == self.run) else {
+                is_over_already = true;
                 return Vec::new();
             };
             if let (Some(request), true) = (running.ending, verdict.may_be_requested()) {
@@ -97,6 +99,12 @@ impl<L: Lines> Course<'_, L> {
                 verdict.lose_the_lease();
                 outcome = verdict.outcome;
                 self.observe_the_loss(&verdict, slot, attempt, waited);
+                Ok(None)
+            }
+            // Or it was us, unheard; or whoever has the lease now.
+            Ok(_) if is_over_already && self.ledger.was_lost(self.run) => {
+                verdict.lose_the_lease();
+                outcome = verdict.outcome;
                 Ok(None)
             }
             ended => ended,
