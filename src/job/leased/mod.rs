@@ -238,7 +238,7 @@ impl LeasedRun<'_> {
                     .as_ref()
                     .filter(|last| last.expression == tick.to_string())
                     .map_or(0, |last| tick.between(last.time, time, MOST_MISSED).len() as u64);
-                Ticked { time, expression: tick.to_string(), missed }
+                Box::new(Ticked { time, expression: tick.to_string(), missed })
             });
             events.push(Event::Started(Started {
                 run,
