@@ -38,8 +38,8 @@ pub(super) fn examine(machine: &Machine, starts: &[Start], own: Option<&str>, fi
 }
 
 fn two_stores(what: &str, places: &[(Option<&Start>, &str)]) -> Trouble {
-    let at = |start: &Option<&Start>| start.map_or_else(|| "this shell".to_owned(), |start| start.at.to_string());
-    let mut said: Vec<_> = places.iter().map(|(start, store)| format!("{} uses {store}", at(start))).collect();
+    let at = |start: Option<&Start>| start.map_or_else(|| "this shell".to_owned(), |start| start.at.to_string());
+    let mut said: Vec<_> = places.iter().map(|(start, store)| format!("{} uses {store}", at(*start))).collect();
     let last = said.pop().unwrap_or_default();
     let best = places.iter().map(|(_, store)| *store).find(|store| *store != FILES).unwrap_or(FILES);
     let message = format!(
@@ -48,7 +48,7 @@ fn two_stores(what: &str, places: &[(Option<&Start>, &str)]) -> Trouble {
         said.join(", "),
     );
     let of = |(start, store): &(Option<&Start>, &str)| match start {
-        Some(start) => json!({ "at": at(&Some(*start)), "user": start.user.name, "store": store }),
+        Some(start) => json!({ "at": at(Some(start)), "user": start.user.name, "store": store }),
         None => json!({ "at": "this shell", "store": store }),
     };
     let trouble = Trouble::new("two_stores", message).with("lock", what);
