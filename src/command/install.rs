@@ -96,6 +96,7 @@ pub(super) fn install(output: &Output, global: &Global, args: &cli::Install) -> 
     let mut warnings = times.warnings.clone();
     warnings.extend(missing.map(|e| e.to_string()));
     warnings.extend(other_clock(args.scheduler));
+    warnings.extend(other_store(global)?);
     if !is_systemd && !args.dry_run && !install::cron_runs() {
         warnings
             .push("cron does not seem to run, and starts nothing then; start it, or use `install systemd`".to_owned());
@@ -201,6 +202,16 @@ fn other_clock(scheduler: Scheduler) -> Option<String> {
         "these times are those of TZ={zone}, and {scheduler} goes by the machine's clock; `env -u TZ triplock …` shows its own"
     );
     Some(why).filter(|_| !is_machines)
+}
+
+/// A scheduler has nothing of this shell's command line and environment.
+fn other_store(global: &Global) -> Result<Option<String>> {
+    let (choice, named) = super::store::choice(global)?;
+    let Some(url) = choice.into_url().filter(|_| !named.is_by_file()) else { return Ok(None) };
+    Ok(Some(format!(
+        "{named} names {url}, which the scheduler knows nothing of; name it for the whole host, with `store = \"{url}\"` in \
+         /etc/triplock/config.toml"
+    )))
 }
 
 /// Who only looks keeps nobody out.

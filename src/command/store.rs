@@ -47,6 +47,13 @@ pub(crate) enum Named {
     Nobody,
 }
 
+impl Named {
+    /// So that everybody on the host means the same store.
+    pub(super) fn is_by_file(&self) -> bool {
+        matches!(self, Self::File(_))
+    }
+}
+
 impl fmt::Display for Named {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -19,9 +19,12 @@ const KEYS: [&str; 3] = ["state_dir", "store", "store_password_file"];
 #[derive(Debug, Default)]
 pub(crate) struct Configuration {
     /// The user's first.
-    files: Vec<(PathBuf, OnceLock<Result<Settings, Vec<Problem>>>)>,
+    files: Vec<(PathBuf, OnceLock<Understood>)>,
     user: u32,
 }
+
+/// What one file says, or everything that is wrong with it.
+type Understood = Result<Settings, Vec<Problem>>;
 
 /// What one file says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -93,11 +96,7 @@ impl Configuration {
         Ok(None)
     }
 
-    fn read<'s>(
-        &self,
-        path: &Path,
-        file: &'s OnceLock<Result<Settings, Vec<Problem>>>,
-    ) -> &'s Result<Settings, Vec<Problem>> {
+    fn read<'s>(&self, path: &Path, file: &'s OnceLock<Understood>) -> &'s Understood {
         file.get_or_init(|| match read_file(path, self.user) {
             Ok(Some((text, is_open))) => understand(path, &text, is_open),
             Ok(None) => Ok(Settings::default()),
@@ -107,7 +106,7 @@ impl Configuration {
 }
 
 /// `is_open`: others than the owner may read the file.
-fn understand(path: &Path, source: &str, is_open: bool) -> Result<Settings, Vec<Problem>> {
+fn understand(path: &Path, source: &str, is_open: bool) -> Understood {
     let (mut document, table) = Document::parse(path, source);
     let mut settings = Settings::default();
     for (key, value) in table.get_ref() {

@@ -48,6 +48,29 @@ fn the_command_for_root_means_what_the_environment_meant() {
 }
 
 #[test]
+fn a_store_that_only_this_shell_knows_is_said() {
+    let sandbox = Sandbox::new();
+    let file = sandbox.path("a.toml");
+    fs::write(&file, NIGHTLY).expect("write a job file");
+    let warnings = |sandbox: &Sandbox| -> Vec<String> {
+        let file = file.to_str().expect("UTF-8");
+        let answer = sandbox.triplock(["install", "cron", "nightly", "--dry-run", "--config", file]).run();
+        let report: serde_json::Value = serde_json::from_str(&answer.exits(0).stdout).expect("JSON");
+        let said = report["warnings"].as_array().expect("an array");
+        said.iter().map(|warning| warning.as_str().expect("a string").to_owned()).collect()
+    };
+    let about = "which the scheduler knows nothing of";
+    assert!(!warnings(&sandbox).iter().any(|warning| warning.contains(about)));
+    let sandbox = sandbox.with_store("redis://:s3cret@locks.example");
+    let said = warnings(&sandbox).join("\n");
+    assert!(
+        said.contains("$TRIPLOCK_STORE names redis://locks.example:6379, which the scheduler")
+            && !said.contains("s3cret"),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_dry_run_needs_no_cron() {
     let sandbox = Sandbox::new();
     sandbox.defines(NIGHTLY);

@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use serde_json::Value;
+
 use crate::{
     sandbox::{Finished, Sandbox, TRIPLOCK},
     servers::{Postgres, Redis},
@@ -206,7 +208,7 @@ fn every_way_to_the_server_leads_to_one_store() {
             format!("redis://{who}@[::1]:{port}/3"),
             format!("redis://:{ENCODED}@localhost:{port}?db=3"),
             format!("redis+unix://{who}@{}?db=3", socket.display()),
-            format!("redis+unix://{}?db=3&password={ENCODED}", socket.display()),
+            format!("{}?db=3&password={ENCODED}", redis.socket_url()),
         ]);
         let elsewhere = format!("redis://{who}@[::1]:{port}");
         Sandbox::new().with_store(&elsewhere).book("1", "7").fails(66);
@@ -310,6 +312,48 @@ fn a_password_comes_from_where_nobody_else_looks() {
     assert!(doctor.exits(0).stdout.contains("\"password_from\":\"$TRIPLOCK_STORE_PASSWORD\""), "{}", doctor.stdout);
 }
 
+/// A problem for each thing that may be lost, and the rest for who wants to know.
+#[test]
+fn doctor_shows_what_a_store_is_and_may_lose() {
+    let test = "store_bad_input::doctor_shows_what_a_store_is_and_may_lose";
+    let lines = |sandbox: &Sandbox, code: i32| -> Vec<Value> {
+        let finished = sandbox.triplock(["doctor", "--root", "/none/such"]).run();
+        finished.exits(code).stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let problems = |lines: &[Value]| -> Vec<String> {
+        lines.iter().filter(|line| line["problem"] == "unfit_store").map(|line| line["message"].to_string()).collect()
+    };
+    let store = |lines: &[Value]| lines.iter().find(|line| line["named_by"].is_string()).cloned().unwrap();
+    if Redis::is_installed(test) {
+        let durable = Redis::start();
+        let found = lines(&Sandbox::new().with_store(&durable.url()), 0);
+        let told = store(&found);
+        assert_eq!((&told["store"], &told["named_by"]), (&durable.url().into(), &"$TRIPLOCK_STORE".into()));
+        assert!(told["product"].as_str().unwrap().starts_with("Redis ") && told["encrypted"] == false, "{told}");
+        assert_eq!(told["durability"][0], "appendfsync always: an answer is on its disk");
+        let mut quick = Redis::plan().setting("appendfsync everysec").start();
+        let sandbox = Sandbox::new().with_store(&quick.url());
+        let said = problems(&lines(&sandbox, 78)).concat();
+        assert!(said.contains("set `appendfsync always`"), "{said}");
+        quick.shut_down();
+        let found = lines(&sandbox, 78);
+        assert_eq!((&found[0]["problem"], &found[0]["server"]), (&"server_unreachable".into(), &quick.url().into()));
+        assert_eq!(store(&found)["product"], Value::Null);
+    }
+    if Postgres::is_installed(test) {
+        let shared = Postgres::shared();
+        let database = shared.database();
+        let found = lines(&Sandbox::new().with_store(&database.url()), 0);
+        assert!(store(&found)["product"].as_str().unwrap().starts_with("PostgreSQL "), "{found:?}");
+        let quick = Postgres::plan().setting("fsync", "off").start();
+        let said = problems(&lines(&Sandbox::new().with_store(&quick.socket_url()), 78)).concat();
+        assert!(said.contains("set `fsync = on`"), "{said}");
+        let text = Sandbox::new().with_store(&quick.url()).triplock(["doctor", "--root", "/none/such"]).in_text().run();
+        let line = format!("store: {} (named by $TRIPLOCK_STORE): PostgreSQL ", quick.url());
+        assert!(text.stdout.contains(&line), "{}", text.stdout);
+    }
+}
+
 #[test]
 fn a_wrong_store_is_a_wrong_command_line() {
     let refused = |words: &[&str], code: i32, start: &str| {
@@ -363,7 +407,7 @@ fn a_password_is_left_nowhere() {
     let series = |url: &str| {
         let sandbox = Sandbox::new().with_store(url);
         let mut seen = String::new();
-        let mut keep = |finished: Finished| seen.push_str(&format!("{}{}", finished.stdout, finished.stderr));
+        let mut keep = |finished: Finished| seen.extend([finished.stdout, finished.stderr]);
         keep(sandbox.add("1", 1).run());
         keep(sandbox.book("1", "7").run());
         keep(sandbox.book("1", "8").run());

@@ -179,11 +179,6 @@ impl StoreUrl {
         self.root_certificates.as_deref()
     }
 
-    /// Which of several servers will do.
-    pub(crate) fn target(&self) -> Target {
-        self.target
-    }
-
     /// Redis: how many replicas must have a commit before it is answered (`WAIT`).
     pub(crate) fn wait_replicas(&self) -> Option<u32> {
         self.wait_replicas

@@ -48,8 +48,8 @@ proptest! {
         let password = format!("{before}{mark}{after}");
         let in_query = password.replace(['@', '#'], "");
         for given in [format!("{scheme}://{user}:{password}@{end}"), format!("{scheme}://h/1?password={in_query}")] {
-            let said = said(&given);
-            prop_assert!(!said.contains(mark) && !said.contains("%D0%96"), "{}", said);
+            let heard = said(&given);
+            prop_assert!(!heard.contains(mark) && !heard.contains("%D0%96"), "{}", heard);
             let shown = crate::store::without_passwords(&format!("unexpected argument '{given}' found"));
             prop_assert!(!shown.contains(mark) || given.contains("?password") && in_query.contains(['&', '\'', '"']), "{}", shown);
         }
@@ -60,7 +60,7 @@ proptest! {
     fn what_is_shown_is_understood(
         user in "\\PC{1,8}", database in "\\PC{1,8}", host in "[a-z][a-z0-9.-]{0,8}", port in 1_u16..,
     ) {
-        let encoded = |part: &str| part.bytes().map(|b| format!("%{b:02x}")).collect::<String>();
+        let encoded = |part: &str| part.bytes().fold(String::new(), |text, b| format!("{text}%{b:02x}"));
         let given = format!("postgres://{}:x@{host}:{port}/{}", encoded(&user), encoded(&database));
         let url: StoreUrl = given.parse().unwrap();
         let again: StoreUrl = url.to_string().parse().unwrap();

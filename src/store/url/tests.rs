@@ -112,9 +112,9 @@ fn what_leaves_the_machine_is_encrypted_and_verified_unless_somebody_insists() {
 
 #[test]
 fn the_rest_is_said_after_a_question_mark() {
-    assert_eq!(url("postgres://a,b/d").target(), Target::Primary);
-    assert_eq!(url("postgres://a,b/d?target_session_attrs=any").target(), Target::Any);
-    assert_eq!(url("postgres://a/d?target_session_attrs=primary").target(), Target::Primary);
+    assert_eq!(url("postgres://a,b/d").target, Target::Primary);
+    assert_eq!(url("postgres://a,b/d?target_session_attrs=any").target, Target::Any);
+    assert_eq!(url("postgres://a/d?target_session_attrs=primary").target, Target::Primary);
     let waits = url("redis://h?wait_replicas=1&wait_timeout=0.5");
     assert_eq!(url(&waits.secret_text()), waits);
     assert_eq!((waits.wait_replicas(), waits.wait_timeout()), (Some(1), Some(Duration::from_millis(500))));

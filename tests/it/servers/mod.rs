@@ -27,8 +27,8 @@ use std::{
 
 pub(crate) use certificates::{Authority, Certificate};
 pub(crate) use pgbouncer::PgBouncer;
-pub(crate) use postgres::{Database, Postgres, PostgresPlan};
-pub(crate) use redis::{Redis, RedisPlan};
+pub(crate) use postgres::{Database, Postgres};
+pub(crate) use redis::Redis;
 
 /// The directory of all servers of this process.
 static PLACE: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -42,6 +42,8 @@ static PLACE: LazyLock<PathBuf> = LazyLock::new(|| {
     let mut caretaker = Command::new("setsid");
     caretaker.args(["sh", "-c", script, "caretaker"]).arg(&place);
     caretaker.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    // It ends after this process.
+    #[allow(clippy::zombie_processes)]
     let mut caretaker = caretaker.spawn().expect("start the caretaker");
     // Open until this process ends.
     std::mem::forget(caretaker.stdin.take());

@@ -52,10 +52,10 @@ impl Process {
                 command.env_remove(name);
             }
         }
-        let (reply, started) = mpsc::channel();
+        let (reply, child) = mpsc::channel();
         let starter = STARTER.lock().expect("no panic while a server is started").clone();
         starter.send((command, reply)).expect("the starter lives");
-        let child = started.recv().expect("the starter lives").expect("start setpriv");
+        let child = child.recv().expect("the starter lives").expect("start setpriv");
         Self { child, end, log }
     }
 

@@ -136,10 +136,6 @@ impl Redis {
         self.port
     }
 
-    pub(crate) fn address(&self) -> &str {
-        &self.plan.address
-    }
-
     /// SIGKILL.
     pub(crate) fn kill(&mut self) {
         self.process.take().expect("it runs").kill();
