@@ -21,8 +21,8 @@
 //!
 //! **Answered means durable** as far as the server is set to be: with `appendfsync always` it syncs what a round of its
 //! loop wrote before it sends any reply of that round, reads' included, so a refusal too rests on what is on its disk. With
-//! `wait_replicas` a script that changes nothing still writes the fence, for WAIT only waits for what the same connection
-//! has written, and a refusal rests on what others wrote.
+//! `wait_replicas` a script that changes nothing still writes the fence: since Redis 7.2 WAIT only waits for what the same
+//! connection has written, and a refusal rests on what others wrote.
 //!
 //! **A connection** is one socket ([`wire`]). Without a password and a database number, nothing is said on it before the
 //! first request: a booking is one round trip. With them there is one more, and it is waited for. Sent along with the
