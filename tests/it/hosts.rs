@@ -246,7 +246,7 @@ mod tests {
     fn round_trip(stream: &mut TcpStream, at_most: Duration) -> std::io::Result<Duration> {
         let begun = Instant::now();
         stream.set_read_timeout(Some(at_most))?;
-        stream.write_all(&[b'x'])?;
+        stream.write_all(b"x")?;
         stream.read_exact(&mut [0])?;
         Ok(begun.elapsed())
     }

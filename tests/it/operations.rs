@@ -43,6 +43,7 @@ pub(crate) enum Wish {
 
 /// One command: a request, asked for by a host, for the first time or again.
 #[derive(Debug, Clone)]
+#[allow(dead_code)] // Which host it was is for who reads a violation.
 pub(crate) struct Asked {
     pub(crate) host: String,
     /// The request id: whoever asks again uses it again.
@@ -164,6 +165,7 @@ impl TripHistory {
 
 /// A `triplock run` of a job that stamps a file as long as it lives.
 #[derive(Debug, Clone)]
+#[allow(dead_code)] // As above.
 pub(crate) struct Run {
     pub(crate) host: String,
     /// What its job's stamps are known by.

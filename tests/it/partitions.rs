@@ -98,7 +98,9 @@ fn suffer(kind: Kind, fault: Fault, time: Duration, turn: &Arc<Turn>) {
         is_over.store(true, Ordering::SeqCst);
         let ended: Vec<_> = all.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
         all_ended.store(true, Ordering::SeqCst);
-        ended.into_iter().for_each(|end| end.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        for end in ended {
+            end.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }
     });
     // What was left hanging is over when its lease is: the next run says what became of it.
     let last = stamping.start(&field.hosts()[0], "last", &format!("{LEASE} -w 10"), 0.1);

@@ -348,9 +348,10 @@ fn doctor_shows_what_a_store_is_and_may_lose() {
         let quick = Postgres::plan().setting("fsync", "off").start();
         let said = problems(&lines(&Sandbox::new().with_store(&quick.socket_url()), 78)).concat();
         assert!(said.contains("set `fsync = on`"), "{said}");
-        let text = Sandbox::new().with_store(&quick.url()).triplock(["doctor", "--root", "/none/such"]).in_text().run();
+        let shown =
+            Sandbox::new().with_store(&quick.url()).triplock(["doctor", "--root", "/none/such"]).in_text().run();
         let line = format!("store: {} (named by $TRIPLOCK_STORE): PostgreSQL ", quick.url());
-        assert!(text.stdout.contains(&line), "{}", text.stdout);
+        assert!(shown.stdout.contains(&line), "{}", shown.stdout);
     }
 }
 

@@ -135,8 +135,8 @@ fn an_id_is_answered_once(site: &Site) {
     // Seats that are free by now change nothing about what was answered.
     asked(&*trips, cancel("7"));
     assert_eq!(ask(&*trips, &with_id(book("8", 1), "b")), Answer { replayed: true, ..refused });
-    let reused = ask(&*trips, &with_id(book("8", 1), "a"));
-    assert_eq!((reused.refusal(), reused.revision), (Some(Refusal::RequestIdReused), None));
+    let other = ask(&*trips, &with_id(book("8", 1), "a"));
+    assert_eq!((other.refusal(), other.revision), (Some(Refusal::RequestIdReused), None));
     // An id that triplock made up is as good.
     let generated = asked(&*trips, book("9", 1));
     let id = generated.request_id.clone().unwrap();

@@ -4,8 +4,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Figures, Finding, Judgement, LastFailure, Subject};
 use crate::{
-    job::{Last, Outcome, Presence, Request, Running, Totals},
     crontab::Tick,
+    job::{Last, Outcome, Presence, Request, Running, Totals},
 };
 
 /// Clocks are corrected by less than this all the time; seconds.

@@ -52,6 +52,7 @@ use super::{
 };
 use crate::{
     clock::rfc3339,
+    crontab::Tick,
     dir::StateDir,
     error::{Error, Result},
     exit::ExitCode,
@@ -59,7 +60,6 @@ use crate::{
     lock::{Holder, arrived},
     name::Name,
     process::{Signals, survive_the_file_limit},
-    crontab::Tick,
     store::{Connection, HeldLease, PATIENCE, Resource, StoreUrl},
 };
 
