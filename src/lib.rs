@@ -44,6 +44,7 @@ pub mod clock;
 #[doc(hidden)]
 pub mod command;
 mod config;
+mod crontab;
 mod dir;
 mod doctor;
 mod duration;

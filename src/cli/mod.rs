@@ -105,8 +105,8 @@ pub(crate) struct Global {
     /// `$XDG_STATE_HOME/triplock`, else ~/.local/state/triplock].
     #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) state_dir: Option<PathBuf>,
-    /// Where trips, jobs and their locks are instead, for many hosts: redis://HOST, rediss://HOST,
-    /// postgres://HOST/DATABASE; `files` is the state directory [default: `$TRIPLOCK_STORE`, else `store` of config.toml,
+    /// Where trips, jobs and their locks are instead, for many hosts: `redis://HOST`, `rediss://HOST`,
+    /// `postgres://HOST/DATABASE`; `files` is the state directory [default: `$TRIPLOCK_STORE`, else `store` of config.toml,
     /// else `files`]. A password does not belong here: see docs/scaling.md. `race` takes several.
     #[arg(long, global = true, value_name = "URL", value_parser = StoreChoice::from_argument)]
     pub(crate) store: Vec<StoreChoice>,
@@ -140,7 +140,7 @@ pub(crate) enum Color {
 #[command(defer = true)]
 pub(crate) enum Command {
     /// Run a command that must not overlap with itself, and record how it went.
-    Run(Run),
+    Run(Box<Run>),
     /// End the running command of a job.
     Stop(Stop),
     /// Every job and trip: idle or running, since when and by whom; takes no lock.

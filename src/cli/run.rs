@@ -8,6 +8,7 @@ use clap::{
 };
 
 use crate::{
+    crontab::Tick,
     duration::parse as duration,
     job::{
         Hold, OutputMode,
@@ -15,7 +16,6 @@ use crate::{
         signal,
     },
     name::Name,
-    schedule::Tick,
 };
 
 #[derive(Debug, Args)]

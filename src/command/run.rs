@@ -120,18 +120,18 @@ pub(super) fn stop(output: &Output, global: &Global, args: &cli::Stop) -> anyhow
             Some(_) => Some(StopCount { ended: server.stop(&args.job)?, elsewhere: None }),
             None => None,
         };
-        return tell_stopped(output, args, ended);
+        return tell_stopped(output, args, ended.as_ref());
     }
     let state = StateDir::open_existing(&state_path(global)?, global.allow_network_fs)?;
     let stopped = match &state {
         Some(state) => job::stop(&StopJob { state, job: &args.job, grace: args.kill_after })?,
         None => None,
     };
-    tell_stopped(output, args, stopped)
+    tell_stopped(output, args, stopped.as_ref())
 }
 
 /// `stopped`: `None` of a job that has never run.
-fn tell_stopped(output: &Output, args: &cli::Stop, stopped: Option<StopCount>) -> anyhow::Result<ExitCode> {
+fn tell_stopped(output: &Output, args: &cli::Stop, stopped: Option<&StopCount>) -> anyhow::Result<ExitCode> {
     let nothing = |why: &str| format!("{}: nothing to stop: {why}", args.job);
     let message = match stopped {
         None => {

@@ -82,9 +82,11 @@ impl<L: Lines> Course<'_, L> {
         };
         let (slot, waited) = (locks.slot(), locks.waited());
         let mut outcome = verdict.outcome;
+        let mut is_over_already = false;
         let ended = self.ledger.append(&mut |totals| {
             // Whoever ended us may have recorded that already.
             let Some(running) = totals.in_slot(slot).filter(|running| running.run == self.run) else {
+                is_over_already = true;
                 return Vec::new();
             };
             if let (Some(request), true) = (running.ending, verdict.may_be_requested()) {
@@ -97,6 +99,12 @@ impl<L: Lines> Course<'_, L> {
                 verdict.lose_the_lease();
                 outcome = verdict.outcome;
                 self.observe_the_loss(&verdict, slot, attempt, waited);
+                Ok(None)
+            }
+            // Or it was us, unheard; or whoever has the lease now.
+            Ok(_) if is_over_already && self.ledger.was_lost(self.run) => {
+                verdict.lose_the_lease();
+                outcome = verdict.outcome;
                 Ok(None)
             }
             ended => ended,
@@ -255,7 +263,7 @@ impl<L: Lines> Course<'_, L> {
         let child = spawn.start()?;
         let mut tree = Tree::new(child, !foreground, cgroup);
         let (options, signals) = (self.options, self.signals);
-        let supervisor = Supervisor { options, signals, log, foreground, started, recorded, lifeline };
+        let supervisor = Supervisor { options, signals, log, foreground, recorded, started, lifeline };
         supervisor.watch(&mut tree).map_err(|e| {
             // Nobody would watch over it.
             let survivors = match tree.kill_all() {
@@ -314,14 +322,15 @@ impl<L: Lines> Course<'_, L> {
             Broken::NotExecutable(why) => (ExitCode::NotExecutable, format!("{command}: cannot be executed: {why}")),
             Broken::NotStarted(why) => (ExitCode::NotRun, format!("{command}: cannot be started: {why}")),
             Broken::LeaseLost(survivors) => {
-                let left = if survivors.is_empty() { String::new() } else { format!(" (left: {survivors:?})") };
+                let left = left(survivors);
                 return Verdict {
                     outcome: Outcome::LeaseLost,
                     ..Verdict::not_started(ExitCode::LockLost, format!("{LEASE_LOST}{left}"), start)
                 };
             }
             Broken::Unwatched(why, survivors) => {
-                let why = format!("cannot watch over the command any more: {why}; it was killed ({survivors:?})");
+                let left = left(survivors);
+                let why = format!("cannot watch over the command any more: {why}; the command was killed{left}");
                 return Verdict { outcome: Outcome::Failed, ..Verdict::not_started(ExitCode::NotRun, why, start) };
             }
         };
@@ -379,8 +388,14 @@ fn finish(mut log: Log, show: bool, outcome: Outcome, keep: u32) -> impl Iterato
     shown.into_iter().chain(tidied.err().map(|e| e.to_string()))
 }
 
+/// Who could not be killed, if there is anybody.
+fn left(survivors: &[String]) -> String {
+    if survivors.is_empty() { String::new() } else { format!(", but for {}", survivors.join(", ")) }
+}
+
 /// Why a run whose lease was lost is not recorded as what its command made of it.
-const LEASE_LOST: &str = "its lease was lost, and nothing was committed; somebody else may have run since";
+const LEASE_LOST: &str =
+    "its lease was lost before its end was known to be recorded, and somebody else may have run since";
 
 impl Verdict {
     /// However the command ended: its run is not its job's any more.

@@ -9,7 +9,7 @@ use super::{
     acquire::Locks,
     ledger::{Appended, JobLedger},
     lifeline::Lifeline,
-    model::{Event, Totals},
+    model::{Event, RunId, Totals},
     options::{Hold, Options},
     supervise::{Attempt, pause},
 };
@@ -37,6 +37,9 @@ pub(super) trait Lines {
     /// The sums so far.
     fn totals(&self) -> Result<Totals>;
 
+    /// Whether somebody else has recorded that this run, which is over, had lost its lease.
+    fn was_lost(&self, run: RunId) -> bool;
+
     /// Says that lines may not be on disk although they are synced.
     fn distrust(&self);
 }
@@ -56,6 +59,11 @@ impl Lines for JobLedger {
 
     fn totals(&self) -> Result<Totals> {
         self.totals()
+    }
+
+    /// Nobody has, while its lock was held.
+    fn was_lost(&self, _: RunId) -> bool {
+        false
     }
 
     fn distrust(&self) {

@@ -139,14 +139,10 @@ impl Lifeline {
         loop {
             match self.line.read(&mut message) {
                 Ok(Message::SIZE) => self.deadline = Message::decode(message),
-                // Messages are written whole, and so arrive.
-                Ok(_) => {
-                    self.is_cut = true;
-                    return;
-                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => {
+                // Messages are written whole, and so arrive.
+                Ok(_) | Err(_) => {
                     self.is_cut = true;
                     return;
                 }

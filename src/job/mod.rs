@@ -31,6 +31,7 @@ mod stop;
 mod supervise;
 mod verify;
 
+pub use crate::crontab::Tick;
 pub(crate) use backwards::Backwards;
 pub(crate) use fences::Fences;
 pub(crate) use files::JobFiles;

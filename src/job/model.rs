@@ -176,7 +176,7 @@ pub struct Started {
     pub lease: Option<f64>,
     /// For which time it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tick: Option<Ticked>,
+    pub tick: Option<Box<Ticked>>,
 }
 
 /// The time that a run is for.
@@ -379,7 +379,7 @@ pub struct Totals {
     pub skips_in_a_row: u64,
     /// The last time of `--tick` that was run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tick: Option<LastTick>,
+    pub tick: Option<Box<LastTick>>,
 }
 
 /// A time of `--tick` that was run, and by whom.
@@ -412,7 +412,7 @@ impl Totals {
 
     /// Who ran that time of `--tick`, or a later one.
     pub fn ran(&self, time: DateTime<Utc>) -> Option<&LastTick> {
-        self.tick.as_ref().filter(|last| last.time >= time)
+        self.tick.as_deref().filter(|last| last.time >= time)
     }
 
     /// When the last success started.
@@ -502,9 +502,10 @@ impl Totals {
             host: started.lease.map(|_| entry.host.clone()),
             ending,
         });
-        if let Some(Ticked { time, expression, missed }) = started.tick.clone() {
+        if let Some(ticked) = &started.tick {
+            let Ticked { time, expression, missed } = Ticked::clone(ticked);
             let (host, run) = (entry.host.clone(), started.run);
-            self.tick = Some(LastTick { time, expression, missed, host, run });
+            self.tick = Some(Box::new(LastTick { time, expression, missed, host, run }));
         }
         self.running.sort_by_key(|running| running.slot);
     }

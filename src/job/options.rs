@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{lock::Wait, name::Name, schedule::Tick};
+use crate::{crontab::Tick, lock::Wait, name::Name};
 
 /// How a job is run.
 #[derive(Debug, Clone, PartialEq)]

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::{Hold, Options, OutputMode, Policy, Retries};
 use crate::{
+    crontab::Tick,
     error::{Error, Result},
     lock::Wait,
     name::Name,
-    schedule::Tick,
 };
 
 /// What one place says; `None` where it is silent.

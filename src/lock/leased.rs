@@ -132,7 +132,7 @@ impl Lock for LeasedLock {
     fn acquire(&self, name: &Name, wait: Wait) -> Result<Acquire<LeasedGuard>> {
         let until = wait.until();
         let resource = Resource::Named(name.clone());
-        let key = reentry::Key::OnServer(self.shared.url.clone(), resource.key());
+        let key = reentry::Key::OnServer(format!("{} {}", self.shared.url, resource.key()).into());
         let holder = Holder::new(&self.shared.identity, self.shared.clock.now(), Fence(0));
         let (mut session, mut attempt) = self.shared.first_ask(&resource, &holder)?;
         let mut listens = false;

@@ -82,7 +82,7 @@ impl Lock for PostgresLock {
 
     fn acquire(&self, name: &Name, wait: Wait) -> Result<Acquire<PostgresGuard>> {
         let until = wait.until();
-        let key = reentry::Key::OnServer(self.shared.url.clone(), format!("rows/{name}"));
+        let key = reentry::Key::OnServer(format!("{} rows/{name}", self.shared.url).into());
         let mut row = self.shared.connection()?;
         let acquired = row.acquire(name, until, || {
             signals::interrupted().map_err(|e| Error::io("wait for", name.as_str(), e))?;

@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use crate::{dir::FileId, store::StoreUrl};
+use crate::dir::FileId;
 
 static HELD: Mutex<Vec<(Key, Thread)>> = Mutex::new(Vec::new());
 
@@ -13,8 +13,8 @@ static HELD: Mutex<Vec<(Key, Thread)>> = Mutex::new(Vec::new());
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Key {
     File(FileId),
-    /// A lock of a store's server, by what it is called there.
-    OnServer(StoreUrl, String),
+    /// A lock of a store's server: the server, and what it is called there.
+    OnServer(Box<str>),
 }
 
 /// A thread, among those that are alive, by the address of something that each has for itself. Its `ThreadId` would cost

@@ -4,7 +4,7 @@ use std::{io, process::Command};
 
 use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 
-use super::{Transition, zone};
+use crate::crontab::{Transition, zone};
 use crate::error::Error;
 
 const TOOL: &str = "systemd-analyze";

@@ -1,30 +1,25 @@
 //! When a scheduler will start a job: the next times on the wall's clock, and what becomes of those that the clock
 //! skips or repeats.
 //!
-//! cron's five fields are judged here, by the rules that Debian's cron and cronie share ([`crontab`]). systemd's calendar
+//! cron's five fields are judged here, by the rules that Debian's cron and cronie share ([`crate::crontab`]). systemd's calendar
 //! events are judged by systemd's own tool ([`calendar`]), which is the source of their times as well: its rules for days
 //! on which a clock is changed are nowhere written down.
 
 mod calendar;
-mod crontab;
-mod tick;
-mod zone;
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Local, NaiveDateTime, Offset as _, TimeDelta, TimeZone as _, Utc};
+use chrono::{DateTime, Local, NaiveDateTime, TimeZone as _, Utc};
 use serde::{Serialize, Serializer};
 
 use crate::{
     config::Problem,
+    crontab::{Crontab, Transition, zone},
     error::{Error, Result},
     job::definition::{Definition, Placed},
 };
 
 use calendar::{Calendar, Fault};
-use crontab::Crontab;
-pub use tick::Tick;
-pub(crate) use zone::Transition;
 
 /// How many of the next times are shown.
 const SHOWN: usize = 5;
@@ -89,7 +84,7 @@ impl Times {
     pub(crate) fn of_cron(definition: &Definition, now: DateTime<Utc>) -> Result<Self> {
         let placed = given(definition, &definition.schedule.cron, "cron", "\"15 3 * * *\"")?;
         let mut times = Self::default();
-        let transitions = zone::transitions(now, offset);
+        let transitions = zone::transitions(now, zone::offset);
         for placed in placed {
             let bad = |why: String| bad(definition, placed, "cron", &why);
             let crontab: Crontab = placed.text.parse().map_err(bad)?;
@@ -117,7 +112,7 @@ impl Times {
     pub(crate) fn of_systemd(definition: &Definition, now: DateTime<Utc>) -> Result<Self> {
         let placed = given(definition, &definition.schedule.on_calendar, "on_calendar", "\"daily\"")?;
         let mut times = Self::default();
-        let here = zone::transitions(now, offset);
+        let here = zone::transitions(now, zone::offset);
         for placed in placed {
             let fault = |fault: Fault| match fault {
                 Fault::Refused(why) => bad(definition, placed, "on_calendar", &why),
@@ -219,11 +214,6 @@ fn is_to_come(transition: &Transition, now: DateTime<Utc>) -> bool {
     end > now
 }
 
-/// The offset of the machine's clock from UTC, in seconds.
-fn offset(time: DateTime<Utc>) -> i32 {
-    Local.offset_from_utc_datetime(&time.naive_utc()).fix().local_minus_utc()
-}
-
 fn moment(time: DateTime<Utc>) -> Moment {
     let wall = time.with_timezone(&Local).naive_local();
     Moment { time, shown_twice: matches!(Local.from_local_datetime(&wall), chrono::LocalResult::Ambiguous(..)) }
@@ -247,7 +237,3 @@ pub(crate) fn problem(definition: &Definition, line: usize, why: &str) -> Error 
     let why = format!("job {name}: {why}");
     Problem { path: definition.path.clone(), line, why, job: Some(name.to_string()) }.into_error()
 }
-
-/// An hour of the wall's clock comes round again after so long at most (and a gap is no longer): more is taken for a
-/// clock that was corrected.
-pub(super) const LONGEST_CHANGE: TimeDelta = TimeDelta::hours(3);

@@ -48,8 +48,8 @@ impl Leased {
         let connection = Mutex::new(Connection::open(url.clone(), PATIENCE)?);
         let resource = Resource::File(file.clone());
         let note = Holder::note(&Identity::current(), SystemClock.now());
-        let want = Want { connection: &connection, resource: &resource, slots: 1, terms, note };
-        let lease = match want.ask()? {
+        let wanted = Want { connection: &connection, resource: &resource, slots: 1, terms, note };
+        let lease = match wanted.ask()? {
             Attempt::Granted(lease) => lease,
             Attempt::Held(held_by) => {
                 if held.contains(&resource.key(), held_by.holder.fence) {
@@ -60,7 +60,7 @@ impl Leased {
                 }
                 announce(Some(&held_by.holder));
                 let _deferred = Deferred::begin();
-                match want.wait(held_by, wait.until(), &mut [])? {
+                match wanted.wait(held_by, wait.until(), &mut [])? {
                     Ok(lease) => lease,
                     Err(Not::Busy(held_by)) => return Ok(Err(Updated::Busy(Some(held_by.holder)))),
                     Err(Not::Nested) => return Ok(Err(Updated::Nested)),

@@ -16,6 +16,7 @@ use crate::{
     proxy::Proxy,
     servers::{Postgres, Redis},
     stamping::JOB,
+    turn::Turn,
 };
 
 /// A kind of server.
@@ -211,8 +212,8 @@ impl Server {
 impl Field {
     /// A field on which that fault can happen.
     #[track_caller]
-    pub(crate) fn new(kind: Kind, fault: Fault) -> Self {
-        let hosts = Hosts::new(3);
+    pub(crate) fn new(kind: Kind, fault: Fault, turn: &Arc<Turn>) -> Self {
+        let hosts = Hosts::new(3, turn);
         let current = kind.start(hosts.server().inside());
         let replica = fault.needs_a_replica().then(|| current.replica());
         if let (Fault::Failover, Server::Postgres(postgres)) = (fault, &current) {

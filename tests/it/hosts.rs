@@ -4,11 +4,15 @@
 //! They share the machine's clock, so what happened on one can be compared with what happened on another; a product that
 //! compared their clocks would not be found out here.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use crate::{
     namespace::Namespace,
     sandbox::{Invocation, Sandbox, eventually},
+    turn::Turn,
 };
 
 /// The server's address; the hosts' end in 11, 12 …
@@ -50,12 +54,12 @@ pub(crate) enum Direction {
 impl Hosts {
     /// So many hosts with sound cables, `host-a` first.
     #[track_caller]
-    pub(crate) fn new(number: u8) -> Self {
+    pub(crate) fn new(number: u8, turn: &Arc<Turn>) -> Self {
         let server = Namespace::new("server");
         server.ip("link add lan type bridge");
         server.ip(&format!("address add {SERVER}/24 dev lan"));
         server.ip("link set lan up");
-        let hosts = (0..number).map(|at| Host::new(at, &server)).collect();
+        let hosts = (0..number).map(|at| Host::new(at, &server, turn)).collect();
         Self { hosts, server }
     }
 
@@ -89,7 +93,7 @@ impl Hosts {
 }
 
 impl Host {
-    fn new(at: u8, server: &Namespace) -> Self {
+    fn new(at: u8, server: &Namespace, turn: &Arc<Turn>) -> Self {
         let letter = char::from(b'a' + at);
         let name = format!("host-{letter}");
         let namespace = Namespace::new(&name);
@@ -99,7 +103,7 @@ impl Host {
         namespace.ip(&format!("address add 10.77.0.{}/24 dev eth0", 11 + at));
         namespace.ip("link set eth0 up");
         let port = Port { name: port, inside: server.inside() };
-        Self { name, store: String::new(), namespace, port, sandbox: Sandbox::new() }
+        Self { name, store: String::new(), namespace, port, sandbox: Sandbox::in_turn(turn) }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -195,11 +199,12 @@ mod tests {
     use std::{
         io::{Read as _, Write as _},
         net::{SocketAddr, TcpListener, TcpStream},
+        sync::Arc,
         time::{Duration, Instant},
     };
 
     use super::{Direction, Host, Hosts, SERVER};
-    use crate::{namespace, proxy::Proxy, sandbox::Invocation};
+    use crate::{namespace, proxy::Proxy, sandbox::Invocation, turn::Turn};
 
     /// An echo of one connection after another at the server's address.
     fn echo(hosts: &Hosts) -> SocketAddr {
@@ -254,7 +259,7 @@ mod tests {
         if !namespace::may_make("hosts in networks of their own") {
             return;
         }
-        let hosts = Hosts::new(3);
+        let hosts = Hosts::new(3, &Arc::new(Turn::shared()));
         let names: Vec<_> =
             hosts.each().iter().map(|host| host.runs(Invocation::of("hostname")).run().stdout).collect();
         assert_eq!(names, ["host-a\n", "host-b\n", "host-c\n"]);
@@ -270,7 +275,7 @@ mod tests {
         if !namespace::may_make("faults of a network") {
             return;
         }
-        let hosts = Hosts::new(2);
+        let hosts = Hosts::new(2, &Arc::new(Turn::shared()));
         let server = echo(&hosts);
         let [a, b] = hosts.each() else { panic!("two hosts") };
         let mut from_b = connect(b, server).unwrap();
@@ -307,7 +312,7 @@ mod tests {
         if !namespace::may_make("a proxy between hosts") {
             return;
         }
-        let hosts = Hosts::new(1);
+        let hosts = Hosts::new(1, &Arc::new(Turn::shared()));
         let (one, other) = (echo(&hosts), echo(&hosts));
         let [a] = hosts.each() else { panic!("one host") };
         let proxy = Proxy::new(hosts.server(), (SERVER, 0).into(), one);

@@ -191,8 +191,9 @@ pub(crate) fn answer_not_recorded(history: &JobHistory) -> Violations {
         let recorded: Vec<_> = fences.iter().map(|fence| outcomes.get(fence).copied().unwrap_or("nothing")).collect();
         let is_right = match run.code {
             Some(0) => has_ended && recorded == ["succeeded"],
-            // Its lease was lost, so nothing that it says counts.
-            Some(76) => !recorded.contains(&"succeeded"),
+            // Its lease was lost, so nothing that it says counts. (Unless it had ended, and the server recorded that and could
+            // not say so before the lease was over: then nobody can tell.)
+            Some(76) => has_ended || !recorded.contains(&"succeeded"),
             // It was not run.
             Some(75) => fences.is_empty(),
             // It was not run, or it could not be watched over and was ended.

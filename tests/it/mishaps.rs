@@ -3,7 +3,10 @@
 
 use std::{
     fs,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -17,6 +20,7 @@ use crate::{
     operations::nothing_is_violated,
     sandbox::eventually,
     stamping::{Stamping, StampingRun, summary},
+    turn::Turn,
 };
 
 /// Short, so that leases are lost in a short test.
@@ -46,9 +50,9 @@ const MISHAPS: [Mishap; 6] = [
 ];
 
 /// A job of one host goes on for long; something happens to it, and another host waits for it.
-fn mishap(kind: Kind, mishap: Mishap) {
+fn mishap(kind: Kind, mishap: Mishap, turn: &Arc<Turn>) {
     let by_proxy = mishap == Mishap::EndHeldBack;
-    let mut field = Field::new(kind, if by_proxy { Fault::AnswersLost } else { Fault::Cut }).with_direct(1);
+    let mut field = Field::new(kind, if by_proxy { Fault::AnswersLost } else { Fault::Cut }, turn).with_direct(1);
     let stamping = Stamping::new(&field.hosts()[0].path(""));
     let is_over = AtomicBool::new(false);
     let when = format!("{mishap:?} on {kind:?}");
@@ -127,9 +131,11 @@ fn every_mishap(test: &str, kind: Kind) {
     if !namespace::may_make(test) || !kind.is_installed(test) || !machine::has(test, &["perl"]) {
         return;
     }
+    // A lease of two seconds leaves a quarter of one for what a busy machine does to the end of a job.
+    let turn = &Arc::new(Turn::alone());
     std::thread::scope(|scope| {
         for one in MISHAPS {
-            scope.spawn(move || mishap(kind, one));
+            scope.spawn(move || mishap(kind, one, turn));
         }
     });
 }

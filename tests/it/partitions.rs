@@ -7,7 +7,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     thread::sleep,
     time::Duration,
 };
@@ -19,6 +22,7 @@ use crate::{
     operations::{Notes, Told, TripHistory, Wish, nothing_is_violated},
     seat_rules::{self, Promise},
     stamping::{self, Stamping},
+    turn::Turn,
 };
 
 const TRIP: &str = "1";
@@ -68,9 +72,9 @@ fn run_again_and_again(stamping: &Stamping, host: &Host, started: &AtomicUsize, 
 }
 
 /// Hosts book and run before, during and after the fault; what came of it is judged.
-fn suffer(kind: Kind, fault: Fault, time: Duration) {
+fn suffer(kind: Kind, fault: Fault, time: Duration, turn: &Arc<Turn>) {
     let when = format!("{fault:?} for {time:?} on {kind:?}");
-    let mut field = Field::new(kind, fault);
+    let mut field = Field::new(kind, fault, turn);
     field.hosts()[0].triplock(["trip", "add", TRIP, "--seats", &SEATS.to_string()]).run().exits(0);
     let (notes, stamping) = (Notes::default(), Stamping::new(&field.hosts()[0].path("")));
     let (is_over, all_ended, started) = (AtomicBool::new(false), AtomicBool::new(false), AtomicUsize::new(0));
@@ -141,6 +145,8 @@ fn every_fault(test: &str, kind: Kind) {
     if !namespace::may_make(test) || !kind.is_installed(test) || !machine::has(test, &["perl"]) {
         return;
     }
+    // A lease of two seconds leaves a quarter of one for what a busy machine does to the end of a job.
+    let turn = &Arc::new(Turn::alone());
     let rounds = machine::number("TRIPLOCK_PARTITION_ROUNDS", 0);
     let faults: &[Fault] = if rounds == 0 { &Fault::MOST } else { &Fault::ALL };
     for _ in 0..rounds.max(1) {
@@ -149,7 +155,7 @@ fn every_fault(test: &str, kind: Kind) {
             std::thread::scope(|scope| {
                 for fault in some {
                     let time = if rounds == 0 { 3000 } else { fastrand::u64(1000..15_000) };
-                    scope.spawn(move || suffer(kind, *fault, Duration::from_millis(time)));
+                    scope.spawn(move || suffer(kind, *fault, Duration::from_millis(time), turn));
                 }
             });
         }

@@ -323,7 +323,10 @@ fn answers_of_runs_that_are_not_true_are_caught() {
     caught_job(AnswerNotRecorded, |history| drop(history.ledger.pop()));
     // Its lease was lost, and it said that all is well.
     caught_job(AnswerNotRecorded, |history| history.runs[1].code = Some(0));
-    caught_job(AnswerNotRecorded, |history| history.runs[0].code = Some(76));
+    caught_job(AnswerNotRecorded, |history| {
+        history.runs[0].code = Some(76);
+        history.stamps[1].is_end = false;
+    });
     // It had not ended.
     caught_job(AnswerNotRecorded, |history| history.stamps[5].is_end = false);
     // It said that nothing was run.

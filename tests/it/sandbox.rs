@@ -12,7 +12,7 @@ use std::{
     os::{fd::OwnedFd, unix::fs::PermissionsExt as _},
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Output, Stdio},
-    sync::mpsc,
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
@@ -51,20 +51,21 @@ pub(crate) struct Sandbox {
     protocol: Protocol,
     environment: Vec<(OsString, OsString)>,
     dir: TempDir,
-    _turn: Turn,
+    _turn: Arc<Turn>,
 }
 
 impl Sandbox {
     pub(crate) fn new() -> Self {
-        Self::with_turn(Turn::shared())
+        Self::in_turn(&Arc::new(Turn::shared()))
     }
 
     /// One that has the machine to itself, for tests that measure time.
     pub(crate) fn alone() -> Self {
-        Self::with_turn(Turn::alone())
+        Self::in_turn(&Arc::new(Turn::alone()))
     }
 
-    fn with_turn(turn: Turn) -> Self {
+    /// One of several in a test that has its turn.
+    pub(crate) fn in_turn(turn: &Arc<Turn>) -> Self {
         let dir = tempfile::Builder::new().prefix("triplock-test-").tempdir().expect("make a temporary directory");
         Self {
             program: TRIPLOCK.into(),
@@ -72,7 +73,7 @@ impl Sandbox {
             protocol: Protocol::TwoLocks,
             environment: Vec::new(),
             dir,
-            _turn: turn,
+            _turn: Arc::clone(turn),
         }
     }
 

@@ -4,8 +4,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Figures, Finding, Judgement, LastFailure, Subject};
 use crate::{
+    crontab::Tick,
     job::{Last, Outcome, Presence, Request, Running, Totals},
-    schedule::Tick,
 };
 
 /// Clocks are corrected by less than this all the time; seconds.

@@ -25,7 +25,7 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Cli
     let command = match command.to_str()? {
         "book" => Command::Book(booking::book(&mut global, arguments)?),
         "cancel" => Command::Cancel(booking::cancel(&mut global, arguments)?),
-        "run" => Command::Run(run::run(&mut global, arguments)?),
+        "run" => Command::Run(Box::new(run::run(&mut global, arguments)?)),
         _ => return None,
     };
     Some(Cli { global: global.lower(), command })

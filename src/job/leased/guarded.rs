@@ -140,6 +140,13 @@ impl Holding for Guarded<'_> {
 
 impl Guarded<'_> {
     fn guard(&self, attempt: &mut dyn FnMut(Option<&mut Lifeline>) -> Carried) -> io::Result<Carried> {
+        // On a server that answers slowly, much of a short lease has gone by.
+        if self.keeper.lock().deadline().left() < self.keeper.terms.lease.saturating_sub(self.keeper.terms.renewal()) {
+            // (When the server does not answer, what is left may do.)
+            if matches!(self.keeper.renew_all(), Ok(false)) {
+                return Ok(Err(Broken::LeaseLost(Vec::new())));
+            }
+        }
         let deadline = self.keeper.lock().deadline();
         let foreground = process::in_foreground();
         let (ours, theirs) = UnixStream::pair()?;
@@ -219,7 +226,8 @@ impl Guarded<'_> {
 
     /// It is time for the job to be dead. The guardian does that at this very moment, unless it is stopped: then we do.
     fn overrule(&self, told: &mut Vec<u8>, line: &UnixStream, tree: &mut Tree) -> Carried {
-        let patience = self.keeper.terms.margin / 2;
+        // Killing what is being killed does no harm; the rest of the margin is for that.
+        let patience = self.keeper.terms.margin / 8;
         let until = Instant::now() + patience;
         loop {
             let left = until.saturating_duration_since(Instant::now());

@@ -143,7 +143,7 @@ impl Want<'_> {
     /// Renews what we have while we wait for the next.
     fn keep(&self, ours: &mut [Lease]) -> Result<()> {
         for lease in ours {
-            if lease.deadline.left() > self.terms.lease - self.terms.renewal() {
+            if lease.deadline.left() > self.terms.lease.saturating_sub(self.terms.renewal()) {
                 continue;
             }
             if !lock(self.connection).call(|session| session.renew(lease))? {
@@ -202,7 +202,7 @@ impl Asking<'_> {
             Attempt::Granted(lease) => return Ok(Ok(lease)),
             Attempt::Held(held) => held,
         };
-        let lock = self.lock_name(resource);
+        let lock = Self::lock_name(resource);
         if want.slots == 1 && self.held.contains(&lock, held.holder.fence) {
             return Ok(Err(Not::Nested));
         }
@@ -235,7 +235,7 @@ impl Asking<'_> {
     }
 
     /// As `$TRIPLOCK_HELD` has it.
-    fn lock_name(&self, resource: &Resource) -> String {
+    fn lock_name(resource: &Resource) -> String {
         match resource {
             Resource::Job(name) => name.as_str().to_owned(),
             other => other.key(),

@@ -3,7 +3,7 @@
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use chrono::{DateTime, SubsecRound as _, Utc};
@@ -14,15 +14,18 @@ use crate::{
     job::{
         keeping::Lines,
         ledger::Appended,
-        model::{Entry, Event, Totals},
+        model::{Ended, Entry, Event, Outcome, RunId, Totals},
     },
     lock::Identity,
     name::Name,
-    store::{Append, Connection, Lease},
+    store::{Append, Connection, Lease, PATIENCE},
 };
 
 /// How long to rest before a server that did not answer is asked again.
 const REST: Duration = Duration::from_millis(100);
+
+/// Among so many entries the end of a run is that is over for less than a lease.
+const NEWEST: usize = 1000;
 
 /// A job's ledger on a server, for who appends to it. Its lines have the server's time.
 pub(crate) struct ServerLedger<'a> {
@@ -132,6 +135,24 @@ impl Lines for ServerLedger<'_> {
 
     fn totals(&self) -> Result<Totals> {
         Ok(self.connection().call(|session| session.ledger(self.job))?.totals)
+    }
+
+    /// What cannot be read says nothing for us.
+    fn was_lost(&self, run: RunId) -> bool {
+        let until = Instant::now() + PATIENCE;
+        let newest = loop {
+            match self.connection().call(|session| session.entries(self.job, None, NEWEST)) {
+                Err(_) if Instant::now() < until => thread::sleep(REST),
+                newest => break newest,
+            }
+        };
+        let outcome = newest.ok().and_then(|entries| {
+            entries.into_iter().find_map(|(_, entry)| match entry.event {
+                Event::Ended(Ended { run: ended, outcome, .. }) if ended == run => Some(outcome),
+                _ => None,
+            })
+        });
+        outcome.is_none_or(|outcome| outcome == Outcome::LeaseLost)
     }
 
     /// Whatever the server has confirmed is as durable as it makes anything.

@@ -10,7 +10,7 @@
 //!    with 76.
 //! 5. The leases are released.
 //!
-//! **Once for each tick** (`--tick`). Which time a run is for, the server's clock decides ([`crate::schedule::Tick`]). The
+//! **Once for each tick** (`--tick`). Which time a run is for, the server's clock decides ([`crate::crontab::Tick`]). The
 //! ledger's sums hold the last one that was started, and an append is refused when somebody has appended since the sums
 //! were read: of two hosts one starts it, the other finds it started, and records who did.
 
@@ -52,6 +52,7 @@ use super::{
 };
 use crate::{
     clock::rfc3339,
+    crontab::Tick,
     dir::StateDir,
     error::{Error, Result},
     exit::ExitCode,
@@ -59,7 +60,6 @@ use crate::{
     lock::{Holder, arrived},
     name::Name,
     process::{Signals, survive_the_file_limit},
-    schedule::Tick,
     store::{Connection, HeldLease, PATIENCE, Resource, StoreUrl},
 };
 
@@ -238,7 +238,7 @@ impl LeasedRun<'_> {
                     .as_ref()
                     .filter(|last| last.expression == tick.to_string())
                     .map_or(0, |last| tick.between(last.time, time, MOST_MISSED).len() as u64);
-                Ticked { time, expression: tick.to_string(), missed }
+                Box::new(Ticked { time, expression: tick.to_string(), missed })
             });
             events.push(Event::Started(Started {
                 run,

@@ -77,7 +77,7 @@ impl Tick {
     }
 
     fn times(&self, after: DateTime<Utc>, count: usize) -> Vec<DateTime<Utc>> {
-        self.0.next(after, count, &Local, &zone::transitions(after, super::offset))
+        self.0.next(after, count, &Local, &zone::transitions(after, zone::offset))
     }
 }
 

@@ -9,6 +9,9 @@
 //! - When the clock is put forward or back by less than 3 hours, a job whose minute or hour begins with a star goes by the
 //!   clock. Any other is started right after a gap that skips its time, and only once when its time comes twice.
 
+mod tick;
+pub(crate) mod zone;
+
 use std::{fmt, str::FromStr};
 
 use chrono::{DateTime, LocalResult, NaiveDateTime, TimeDelta, TimeZone, Utc};
@@ -17,11 +20,12 @@ use croner::{
     parser::{CronParser, Seconds, Year},
 };
 
-use super::{LONGEST_CHANGE, Transition};
+pub use tick::Tick;
+pub(crate) use zone::{LONGEST_CHANGE, Transition};
 
 /// An expression that cron understands.
 #[derive(Debug, Clone)]
-pub(super) struct Crontab {
+pub(crate) struct Crontab {
     text: String,
     /// `None` for `@reboot`.
     times: Option<Times>,
@@ -232,12 +236,12 @@ fn is_number(text: &str) -> bool {
 
 impl Crontab {
     /// It is started when cron is.
-    pub(super) fn is_at_boot(&self) -> bool {
+    pub(crate) fn is_at_boot(&self) -> bool {
         self.times.is_none()
     }
 
     /// The next times, at least so many when there are, after `now`.
-    pub(super) fn next<Z: TimeZone>(
+    pub(crate) fn next<Z: TimeZone>(
         &self,
         now: DateTime<Utc>,
         count: usize,
@@ -284,7 +288,7 @@ impl Crontab {
     }
 
     /// What cron does when the clock is changed so, if a time of this expression is concerned.
-    pub(super) fn effect(&self, transition: &Transition) -> Option<&'static str> {
+    pub(crate) fn effect(&self, transition: &Transition) -> Option<&'static str> {
         let times = self.times.as_ref()?;
         let (from, to) = transition.wall();
         if self.walls(from).next()? >= to {
@@ -307,5 +311,4 @@ impl fmt::Display for Crontab {
 }
 
 #[cfg(test)]
-#[path = "crontab_tests.rs"]
 mod tests;

@@ -1,6 +1,6 @@
 //! When a clock on the wall is put forward or back.
 
-use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
+use chrono::{DateTime, Local, NaiveDateTime, Offset as _, TimeDelta, TimeZone as _, Utc};
 
 /// A clock is put forward or back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,16 +33,25 @@ impl Transition {
 }
 
 /// How far ahead one looks: both changes of a year, wherever it begins.
-pub(super) const AHEAD: TimeDelta = TimeDelta::days(366);
+pub(crate) const AHEAD: TimeDelta = TimeDelta::days(366);
 
 /// No zone has had two changes closer to each other.
-pub(super) const STEP: TimeDelta = TimeDelta::hours(6);
+pub(crate) const STEP: TimeDelta = TimeDelta::hours(6);
+
+/// An hour of the wall's clock comes round again after so long at most (and a gap is no longer): more is taken for a
+/// clock that was corrected.
+pub(crate) const LONGEST_CHANGE: TimeDelta = TimeDelta::hours(3);
+
+/// The offset of the machine's clock from UTC, in seconds.
+pub(crate) fn offset(time: DateTime<Utc>) -> i32 {
+    Local.offset_from_utc_datetime(&time.naive_utc()).fix().local_minus_utc()
+}
 
 /// The changes of the year to come.
-pub(super) fn transitions(now: DateTime<Utc>, offset: impl Fn(DateTime<Utc>) -> i32) -> Vec<Transition> {
+pub(crate) fn transitions(now: DateTime<Utc>, offset: impl Fn(DateTime<Utc>) -> i32) -> Vec<Transition> {
     let mut found = Vec::new();
     // One that is under way matters too.
-    let mut time = now - super::LONGEST_CHANGE;
+    let mut time = now - LONGEST_CHANGE;
     let mut before = offset(time);
     while time < now + AHEAD {
         let next = time + STEP;
