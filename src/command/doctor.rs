@@ -92,7 +92,8 @@ fn sentence_of(store: &Looked) -> String {
     let password = password_from.as_ref().map_or_else(String::new, |from| format!("; password from {from}"));
     let said = said.as_ref().map_or_else(String::new, |said| {
         let by = if said.encrypted { " by TLS" } else { "" };
-        format!(": {}{by}; {}", said.product, said.durability.join("; "))
+        let durability = said.durability.iter().flat_map(|line| ["; ", line]).collect::<String>();
+        format!(": {}{by}{durability}", said.product)
     });
     format!("store: {store} (named by {named_by}){said}{password}")
 }

@@ -48,7 +48,7 @@ fn two_stores(what: &str, places: &[(Option<&Start>, &str)]) -> Trouble {
         said.join(", "),
     );
     let of = |(start, store): &(Option<&Start>, &str)| match start {
-        Some(start) => json!({ "at": at(Some(start)), "user": start.user.name, "store": store }),
+        Some(start) => json!({ "at": at(Some(*start)), "user": start.user.name, "store": store }),
         None => json!({ "at": "this shell", "store": store }),
     };
     let trouble = Trouble::new("two_stores", message).with("lock", what);
