@@ -2,7 +2,7 @@
 //!
 //! The crate's own connection is not used, for three things that matter here. It does not tell a command that never left
 //! (nothing happened) from one whose answer never came (anything may have happened). A signal that arrives amid an answer
-//! ends its read with EINTR (signal(7): also with SA_RESTART once a socket has a time-out, and after SIGCONT without any
+//! ends its read with EINTR (signal(7): also with `SA_RESTART` once a socket has a time-out, and after SIGCONT without any
 //! handler), and the answer to a commit would be lost. And it has no way to listen for a while and go on listening later.
 
 use std::{

@@ -1,5 +1,5 @@
 use super::Server;
-use crate::store::{ServerFacts, Session};
+use crate::store::ServerFacts;
 
 #[track_caller]
 fn problem(facts: &ServerFacts, words: &str) {
