@@ -252,8 +252,8 @@ fn a_user_who_may_touch_only_our_keys_is_enough_and_one_who_may_not_is_refused()
 fn a_batch_is_booked_whole_or_not_at_all() {
     let (redis, sandbox) = on_redis!("a_batch_is_booked_whole_or_not_at_all");
     let sandbox = sandbox.trip("1", 5000);
-    let lines = (0..4000).map(|n| format!("{{\"student\":\"{n}\"}}")).collect::<Vec<_>>().join("\n");
-    let batch = || sandbox.triplock(["book", "1", "--batch", "-"]).stdin(lines.clone());
+    let lines: Vec<_> = (0..4000).map(|n| format!("{{\"student\":\"{n}\"}}\n")).collect();
+    let batch = || sandbox.triplock(["book", "1", "--batch", "-"]).stdin(lines.concat());
     redis.cli(["CONFIG", "SET", "maxmemory", "1mb"]);
     batch().fails(78);
     redis.cli(["CONFIG", "SET", "maxmemory", "0"]);
