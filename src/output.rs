@@ -131,9 +131,9 @@ pub(crate) fn printable(text: &str) -> std::borrow::Cow<'_, str> {
 }
 
 /// The one place that turns an error into what is printed and the exit code.
-/// `state`: the state directory, for who looked for a trip in the wrong one.
-pub(crate) fn report(output: &Output, error: &anyhow::Error, state: impl FnOnce() -> Option<PathBuf>) -> ExitCode {
-    let (failure, code) = failure(error, state);
+/// `place`: the state directory or the server, for who looked for a trip in the wrong one.
+pub(crate) fn report(output: &Output, error: &anyhow::Error, place: impl FnOnce() -> Option<String>) -> ExitCode {
+    let (failure, code) = failure(error, place);
     output.failure(&failure);
     code
 }
@@ -145,14 +145,14 @@ pub(crate) fn report_as(output: &Output, error: &anyhow::Error, code: ExitCode) 
     code.code()
 }
 
-fn failure(error: &anyhow::Error, state: impl FnOnce() -> Option<PathBuf>) -> (Failure<'_>, ExitCode) {
+fn failure(error: &anyhow::Error, place: impl FnOnce() -> Option<String>) -> (Failure<'_>, ExitCode) {
     let mut details = serde_json::Map::new();
     // A typed error tells its source already; anything else says what it was wrapped in, and then its chain.
     let typed = error.downcast_ref::<Error>();
     let message = match typed {
-        Some(Error::NoSuchTrip(trip)) => match state() {
-            Some(state) => {
-                format!("no such trip: {trip} in {}; `triplock trip list` shows those there are", state.display())
+        Some(Error::NoSuchTrip(trip)) => match place() {
+            Some(place) => {
+                format!("no such trip: {trip} in {place}; `triplock trip list` shows those there are")
             }
             None => error.to_string(),
         },

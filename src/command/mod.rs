@@ -38,7 +38,7 @@ use crate::{
     stderr::{self, Priority},
     store::{ServerTrips, without_passwords},
 };
-use store::{server, servers, state_path};
+use store::{place, server, servers, state_path};
 
 /// Parses the command line, does what it says, and gives the exit code.
 #[doc(hidden)]
@@ -89,7 +89,7 @@ pub fn main() -> u8 {
         Command::Race(args) => race::race(&output, &global, &args),
         Command::RaceStudent(args) => race::student(&global, &args),
     };
-    done.unwrap_or_else(|error| output::report(&output, &error, || state_path(&global).ok())).code()
+    done.unwrap_or_else(|error| output::report(&output, &error, || place(&global).ok())).code()
 }
 
 /// The trips of the store, if there is one.

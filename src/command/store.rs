@@ -123,6 +123,14 @@ pub(super) fn server(global: &cli::Global) -> Result<Option<StoreUrl>> {
     Ok(Some(server.url))
 }
 
+/// Where trips are, for people: the server, or the state directory.
+pub(super) fn place(global: &cli::Global) -> Result<String> {
+    Ok(match choice(global)?.0.into_url() {
+        Some(url) => url.to_string(),
+        None => state_path(global)?.display().to_string(),
+    })
+}
+
 /// The server that another process of ours named, and said what there is to say of.
 pub(super) fn inherited(global: &cli::Global) -> Result<Option<StoreUrl>> {
     let (choice, named) = choice(global)?;

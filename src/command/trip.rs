@@ -7,7 +7,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::{answered, busy, lower, make_trips, server, state_path, trips, written};
+use super::{answered, busy, lower, make_trips, place, trips, written};
 use crate::{
     booking::{Change, Event, Refusal},
     cli::{Global, Request},
@@ -57,11 +57,7 @@ pub(super) fn list(output: &Output, global: &Global) -> anyhow::Result<ExitCode>
         None => Vec::new(),
     };
     if trips.is_empty() {
-        let place = match server(global)? {
-            Some(url) => url.to_string(),
-            None => state_path(global)?.display().to_string(),
-        };
-        output.message(&format!("no trips in {place}"));
+        output.message(&format!("no trips in {}", place(global)?));
     }
     let mut to = io::BufWriter::new(io::stdout().lock());
     let mut code = ExitCode::Success;

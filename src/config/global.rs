@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::OnceLock,
 };
@@ -21,6 +22,8 @@ pub(crate) struct Configuration {
     /// The user's first.
     files: Vec<(PathBuf, OnceLock<Understood>)>,
     user: u32,
+    /// Which of them is the user's.
+    users: Option<PathBuf>,
 }
 
 /// What one file says, or everything that is wrong with it.
@@ -52,8 +55,9 @@ impl<T> fmt::Display for Told<T> {
 impl Configuration {
     /// The files in those places, as they would be read for that user.
     pub(crate) fn new(places: Places, user: u32) -> Self {
+        let users = places.user.as_ref().map(|place| place.join(FILE));
         let files = [places.user, places.machine].into_iter().flatten();
-        Self { files: files.map(|place| (place.join(FILE), OnceLock::new())).collect(), user }
+        Self { files: files.map(|place| (place.join(FILE), OnceLock::new())).collect(), user, users }
     }
 
     /// The state directory.
@@ -100,9 +104,17 @@ impl Configuration {
         file.get_or_init(|| match read_file(path, self.user) {
             Ok(Some((text, is_open))) => understand(path, &text, is_open),
             Ok(None) => Ok(Settings::default()),
+            // sudo -u keeps $HOME: whoever may not even enter it has no configuration there.
+            Err(_) if self.users.as_deref() == Some(path) && is_anothers(path, self.user) => Ok(Settings::default()),
             Err(problem) => Err(vec![problem]),
         })
     }
+}
+
+/// Whether the way to that file ends at a directory of somebody else's that this user may not enter.
+fn is_anothers(path: &Path, user: u32) -> bool {
+    let reached = path.ancestors().skip(1).find_map(|directory| std::fs::metadata(directory).ok());
+    reached.is_some_and(|directory| directory.uid() != user && directory.mode() & 0o1 == 0)
 }
 
 /// `is_open`: others than the owner may read the file.

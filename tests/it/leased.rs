@@ -236,17 +236,17 @@ fn stopped_from_another_host(server: &dyn Server) {
 fn slots_and_further_locks(server: &dyn Server) {
     let host = host(server);
     host.pipe("go");
-    let two = [1, 2].map(|number| {
-        let running = host.sh("pool", &["--slots", "2"], "read x <go").start();
-        eventually("both have a slot", || {
+    host.pipe("go2");
+    let two = [("go", 1), ("go2", 2)].map(|(pipe, number)| {
+        let running = host.sh("pool", &["--slots", "2"], &format!("read x <{pipe}")).start();
+        eventually("it has a slot", || {
             host.triplock(["status", "pool"]).run().stdout.matches("\"state\":\"running\",\"slot\"").count() == number
         });
         running
     });
     host.run("pool", &["--slots", "2"], &["true"]).run().exits(75);
-    for _ in &two {
-        host.open_pipe("go");
-    }
+    host.open_pipe("go");
+    host.open_pipe("go2");
     for running in two {
         running.finish().exits(0);
     }
