@@ -37,23 +37,38 @@ pub(super) fn closing(trip: &Name, before: &Totals, drafted: &Drafted, stale: &[
         ));
     }
     let after = &drafted.totals;
-    let (with_booked, taken, more) = match &drafted.booked[..] {
-        [] => (String::new(), "", ""),
-        booked => {
-            let mut rows = String::new();
-            for (student, seats) in booked {
-                let comma = if rows.is_empty() { "" } else { "," };
-                let _ = write!(rows, "{comma}({trip},{},{seats})", literal(student.as_str()));
-            }
-            (
-                format!(
-                    "booked AS (INSERT INTO triplock.bookings (trip, student, seats) VALUES {rows} RETURNING seats), "
-                ),
-                " - (SELECT sum(seats) FROM booked)",
-                " + (SELECT count(*) FROM booked)",
-            )
-        }
+    let mut with_booked = String::new();
+    // What is taken is what was inserted, not what was meant to be.
+    let taken = match &drafted.booked[..] {
+        [] => "",
+        [_] => " - (SELECT seats FROM booked)",
+        _ => " - (SELECT sum(seats) FROM booked)",
     };
+    for (student, seats) in &drafted.booked {
+        let before = if with_booked.is_empty() {
+            "booked AS (INSERT INTO triplock.bookings (trip, student, seats) VALUES "
+        } else {
+            ","
+        };
+        let _ = write!(with_booked, "{before}({trip},{},{seats})", literal(student.as_str()));
+    }
+    if !with_booked.is_empty() {
+        with_booked.push_str(" RETURNING seats), ");
+    }
+    // Columns that stay as they are are left out: each costs the server some of its time.
+    let mut changed = String::new();
+    if after.seats == before.seats {
+        let _ = write!(changed, "seats_left = seats_left{taken}");
+    } else {
+        let seats = after.seats;
+        let _ = write!(changed, "seats = {seats}, seats_left = {seats} - (seats - seats_left){taken}");
+    }
+    if after.added != before.added {
+        let _ = write!(changed, ", added = {}", number(after.added));
+    }
+    if !drafted.booked.is_empty() {
+        let _ = write!(changed, ", bookings = bookings + {}", drafted.booked.len());
+    }
     // The first row's trip is NULL unless exactly what was decided has been done.
     let mut recorded = String::new();
     for answer in &drafted.recorded {
@@ -68,12 +83,9 @@ pub(super) fn closing(trip: &Name, before: &Totals, drafted: &Drafted, stale: &[
         let _ = write!(recorded, "{trip},{})", record::values(answer));
     }
     let columns = record::WRITTEN;
-    let Totals { seats, revision, fence, .. } = after;
-    let added = number(after.added);
+    let Totals { revision, fence, .. } = after;
     script.add(format_args!(
-        "WITH {with_booked}moved AS (UPDATE triplock.trips SET seats = {seats}, \
-         seats_left = {seats} - (seats - seats_left){taken}, bookings = bookings{more}, \
-         revision = {revision}, fence = {fence}, added = {added} \
+        "WITH {with_booked}moved AS (UPDATE triplock.trips SET {changed}, revision = {revision}, fence = {fence} \
          WHERE {unchanged} RETURNING trip, seats_left, bookings) \
          INSERT INTO triplock.requests (trip, {columns}) VALUES {recorded}"
     ));

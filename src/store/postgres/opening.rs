@@ -18,7 +18,7 @@ use super::{
 use crate::{
     booking::{Change, Totals},
     lock::Fence,
-    name::{Name, RequestId},
+    name::{Name, RequestId, Student},
     state::{Prepared, REQUEST_IDS_KEPT},
 };
 
@@ -66,10 +66,19 @@ impl Opening<'_> {
         let no_wait = if self.wait.is_zero() { " NOWAIT" } else { "" };
         let row =
             script.add(format_args!("SELECT {TOTALS} FROM triplock.trips WHERE trip = {trip} FOR UPDATE{no_wait}"));
-        let time = script.add(format_args!("SELECT {NOW}, {FITS}, {DURABLE}"));
         let students: HashSet<_> = self.requests.iter().filter_map(|request| request.change.student()).collect();
-        let booked = (!students.is_empty()).then(|| {
-            let students = list(students.iter().map(|student| student.as_str()));
+        // Of one student it is one more column: a statement less.
+        let (alone, several) = match students.iter().collect::<Vec<_>>()[..] {
+            [student] => (Some(*student), None),
+            _ => (None, Some(students).filter(|students| !students.is_empty())),
+        };
+        let alone_booked = alone.map_or_else(String::new, |student| {
+            let student = literal(student.as_str());
+            format!(", (SELECT seats FROM triplock.bookings WHERE trip = {trip} AND student = {student}) AS booked")
+        });
+        let time = script.add(format_args!("SELECT {NOW}, {FITS}, {DURABLE}{alone_booked}"));
+        let booked = several.map(|students| {
+            let students = list(students.into_iter().map(Student::as_str));
             script.add(format_args!(
                 "SELECT student, seats FROM triplock.bookings WHERE trip = {trip} AND student IN ({students})"
             ))
@@ -83,9 +92,14 @@ impl Opening<'_> {
         let answers = script.send(client)?;
         let read = || {
             let totals = answers.row(row).map_or(Ok(Totals::NOTHING), totals)?;
-            let now = answers.row(time).ok_or("no time")?.time(0)?;
+            let time = answers.row(time).ok_or("no time")?;
+            let now = time.time(0)?;
             let booked = booked.into_iter().flat_map(|place| answers.rows(place));
-            let booked = booked.map(|row| Ok((row.get(0)?, row.get(1)?))).collect::<Result<_, Unexpected>>()?;
+            let booked = booked.map(|row| Ok((row.get(0)?, row.get(1)?)));
+            let mut booked = booked.collect::<Result<HashMap<_, _>, Unexpected>>()?;
+            if let Some(student) = alone {
+                booked.extend(time.get_optional(3)?.map(|seats| (student.clone(), seats)));
+            }
             let known = known.into_iter().flat_map(|place| answers.rows(place));
             let known = known.map(|row| record::decode(self.trip, row)).collect::<Result<HashMap<_, _>, _>>()?;
             let (answered, stale): (HashMap<_, _>, HashMap<_, _>) =
