@@ -343,7 +343,7 @@ impl fmt::Display for Error {
             }
             Self::LockLost(name) => write!(
                 f,
-                "{name}: the lock file was replaced while its lock was held; nothing was committed; retry, and never remove lock files"
+                "{name}: the lock was lost while it was held: its file was replaced, or its lease is over; nothing was committed; retry, and never remove lock files"
             ),
             Self::Uncertain { request_id: Some(id), why } => {
                 write!(

@@ -5,7 +5,6 @@
 use std::{
     fmt::Display,
     io::{self, IsTerminal as _, Write},
-    path::PathBuf,
 };
 
 use serde::Serialize;

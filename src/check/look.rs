@@ -106,7 +106,8 @@ impl Check<'_> {
                 let (totals, slots) = known.remove(&job).map(|job| (job.totals, job.slots)).unwrap_or_default();
                 let slots = slots.into_iter().map(|slot| slot.presence).collect();
                 let defined = definition.as_ref().and_then(changed);
-                Ok(judge(&Subject { job: job.clone(), limits, totals, slots, defined }, now))
+                let tick = definition.and_then(|definition| definition.settings.tick);
+                Ok(judge(&Subject { job: job.clone(), limits, totals, slots, defined, tick }, now))
             });
             read.unwrap_or_else(|e| Judgement::broken(job.as_str(), e))
         });
@@ -157,7 +158,8 @@ impl Check<'_> {
             None => Totals::default(),
         };
         let defined = definition.as_ref().and_then(changed);
-        Ok((files, Subject { job: job.clone(), limits, totals, slots: Vec::new(), defined }))
+        // (Files have no ticks.)
+        Ok((files, Subject { job: job.clone(), limits, totals, slots: Vec::new(), defined, tick: None }))
     }
 }
 

@@ -16,6 +16,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::{
+    crontab::Tick,
     error::Error,
     job::{
         Last, Options, Presence, RunId, Totals,
@@ -118,6 +119,8 @@ pub(crate) struct Subject {
     pub(crate) slots: Vec<Presence>,
     /// When the file that defines it was last changed.
     pub(crate) defined: Option<DateTime<Utc>>,
+    /// The times of `--tick` that the file gives.
+    pub(crate) tick: Option<Tick>,
 }
 
 /// How a job is.

@@ -161,7 +161,7 @@ fn said(finding: &Finding, now: DateTime<Utc>) -> String {
 fn how(last: &LastFailure, now: DateTime<Utc>) -> String {
     let last = match last {
         LastFailure::Known(last) => last,
-        LastFailure::Lost => return ": its wrapper was killed".to_owned(),
+        LastFailure::Lost => return ": its wrapper was killed, or was cut off from its server".to_owned(),
         LastFailure::Earlier => return ", and has not succeeded since".to_owned(),
     };
     let exit = last.exit.map_or_else(String::new, |code| format!(", exit {code}"));

@@ -165,7 +165,7 @@ fn newest(mut sources: Vec<Source<'_>>, failed: bool, most: usize) -> Result<(Ve
         if run.state == RunState::Unknown {
             match source.origin {
                 Origin::Files(files) => run = settled(files, run, &mut look)?,
-                Origin::Server(job) => run.settle(Some(job.runs(run.run))),
+                Origin::Server(job) => run.settle_lease(job.runs(run.run)),
             }
         }
         if !failed || run.outcome.is_some_and(Outcome::is_failure) {
@@ -237,7 +237,11 @@ fn rows(runs: &[RunView], of_all_jobs: bool) -> Table<11> {
 fn took(run: &RunView) -> String {
     match (run.duration, run.start) {
         // Nobody was there to see it end.
-        _ if run.outcome == Some(Outcome::Lost) => String::new(),
+        _ if run.outcome == Some(Outcome::Lost)
+            || run.duration == Some(0.0) && run.outcome == Some(Outcome::LeaseLost) =>
+        {
+            String::new()
+        }
         (Some(duration), _) => text::span(duration),
         (None, Some(start)) if run.state == RunState::Running => text::since(start, SystemClock.now()),
         _ => String::new(),
@@ -267,7 +271,8 @@ fn note(run: &RunView) -> String {
     match (&run.holder, &run.reason) {
         (Some(holder), _) if run.outcome == Some(Outcome::Skipped) => {
             let since = text::local(holder.since);
-            format!("held by pid {} since {since}: {}", holder.pid, holder.command)
+            let host = if holder.host == run.host { String::new() } else { format!(" on {}", holder.host) };
+            format!("held by pid {}{host} since {since}: {}", holder.pid, holder.command)
         }
         (_, Some(reason)) => reason.clone(),
         (_, None) if run.state == RunState::Running => format!("pid {} on {}", run.pid, run.host),

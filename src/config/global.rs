@@ -70,9 +70,10 @@ impl Configuration {
         self.first(|settings| settings.store.as_ref())
     }
 
-    /// The file with the password of the store that was named elsewhere.
+    /// The file with the password of a store that was named elsewhere: of a file that names no store itself. Else it is
+    /// that store's password, and must not be told to another server.
     pub(crate) fn store_password_file(&self) -> Result<Option<&Told<PathBuf>>, Problem> {
-        self.first(|settings| settings.store_password_file.as_ref())
+        self.first(|settings| settings.store_password_file.as_ref().filter(|_| settings.store.is_none()))
     }
 
     /// The same of the store that such a file names: that file's own. What another one says is meant for another server,

@@ -48,7 +48,13 @@ pub(super) fn examine(store: Store, findings: &mut Findings) {
         findings.note(warning);
     }
     // The same as any other command would be told.
-    let facts = connect(&store.url, PATIENCE).and_then(|mut session| session.facts());
+    let facts = connect(&store.url, PATIENCE).and_then(|mut session| {
+        let facts = session.facts()?;
+        // Whether we may look at what is there; a look makes what is missing.
+        session.trips()?;
+        session.jobs()?;
+        Ok(facts)
+    });
     let said = findings.keep(facts).map(|facts| {
         for problem in &facts.problems {
             let trouble = Trouble::new("unfit_store", format!("{shown}: {problem}"));

@@ -243,6 +243,10 @@ impl<L: Lines> Course<'_, L> {
         recorded: &mut LateSync,
         lifeline: Option<&mut Lifeline>,
     ) -> Carried {
+        if lifeline.as_ref().is_some_and(|lifeline| lifeline.job_must_end()) {
+            // What is started now would be ended at once.
+            return Err(Broken::LeaseLost(Vec::new()));
+        }
         // Certain to end with its whole tree, where the system offers that.
         let cgroup = locks.wants_a_certain_end(self.options).then(|| format!("{}-{}", self.job, self.run));
         let cgroup = cgroup.and_then(|name| Cgroup::try_make(&name));
@@ -256,6 +260,8 @@ impl<L: Lines> Course<'_, L> {
             stderr: output,
             inherit: &inherit,
             own_group: !foreground,
+            // The guardian was killed too, at once with its wrapper: nobody would end it in time.
+            dies_with_us: lifeline.is_some(),
             cgroup: cgroup.as_ref().map(Cgroup::as_fd),
             mask: Some(self.signals.before()),
         };

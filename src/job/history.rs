@@ -59,6 +59,9 @@ pub(crate) struct RunView {
     /// Of the largest attempt.
     pub(crate) peak_memory: u64,
     pub(crate) fence: Option<Fence>,
+    /// For which time of `--tick` it is.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_time::serialize")]
+    pub(crate) tick: Option<DateTime<Utc>>,
     pub(crate) slot: Option<u32>,
     pub(crate) host: String,
     /// The triplock process.
@@ -111,6 +114,7 @@ impl RunView {
             system: 0.0,
             peak_memory: 0,
             fence: None,
+            tick: None,
             slot: None,
             host: String::new(),
             pid: 0,
@@ -144,6 +148,22 @@ impl RunView {
         }
     }
 
+    /// The same of a lease, which tells where it runs, or that it is over.
+    fn settle_by_lease(&mut self) {
+        self.state = RunState::Ended;
+        self.outcome = Some(self.end_requested.map_or(Outcome::LeaseLost, Request::outcome));
+        self.reason.get_or_insert_with(|| "its lease is over, and its end was never recorded".to_owned());
+    }
+
+    /// What the lease says of a run whose end is not in the ledger.
+    pub(crate) fn settle_lease(&mut self, goes_on: bool) {
+        match self.state {
+            RunState::Unknown if goes_on => self.state = RunState::Running,
+            RunState::Unknown => self.settle_by_lease(),
+            _ => {}
+        }
+    }
+
     /// Takes the next of the run's lines, the oldest first.
     fn take(&mut self, entry: Entry) {
         match entry.event {
@@ -173,7 +193,8 @@ impl RunView {
     }
 
     fn begin(&mut self, time: DateTime<Utc>, started: Started) {
-        let Started { attempt, fence, slot, wait, command, .. } = started;
+        let Started { attempt, fence, slot, wait, command, tick, .. } = started;
+        self.tick = self.tick.or(tick.map(|tick| tick.time));
         (self.fence, self.slot, self.wait, self.command) = (Some(fence), Some(slot), wait, Some(command));
         self.attempts.push(Attempt::new(attempt, time));
     }

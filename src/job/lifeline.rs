@@ -17,7 +17,8 @@
 //! 3. The wrapper sends a deadline that is over when the server said that the lease is somebody else's: KILL at once.
 //! 4. The timer counts on `CLOCK_BOOTTIME`: a machine that slept over the deadline wakes up to a job that is ended, which a
 //!    clock that stands still meanwhile would let run on.
-//! 5. If the guardian is killed, the job's processes become the wrapper's, which ends them: it is a subreaper too. A guardian
+//! 5. If the guardian is killed, the kernel kills the command with it (`PR_SET_PDEATHSIG`), whoever else was killed; the
+//!    job's other processes become the wrapper's, which ends them: it is a subreaper too. A guardian
 //!    that is only stopped is found out by the wrapper at `deadline - margin`. What gets past both at once, the fence
 //!    stops.
 //!

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::lock::{Fence, Holder};
@@ -402,7 +402,7 @@ pub struct LastTick {
 impl Totals {
     /// The number of the next run or non-run.
     pub fn next_run(&self) -> RunId {
-        RunId(self.last_run + 1)
+        RunId(self.last_run.saturating_add(1))
     }
 
     /// The run without an end in that slot.
@@ -410,9 +410,11 @@ impl Totals {
         self.running.iter().find(|running| running.slot == slot)
     }
 
-    /// Who ran that time of `--tick`, or a later one.
+    /// Who ran that time of `--tick`, or one soon after it: a clock that was set back has that time come twice. One that is
+    /// far ahead proves nothing: it was run by a clock that was wrong.
     pub fn ran(&self, time: DateTime<Utc>) -> Option<&LastTick> {
-        self.tick.as_deref().filter(|last| last.time >= time)
+        let soon = TimeDelta::hours(1);
+        self.tick.as_deref().filter(|last| last.time >= time && last.time - time <= soon)
     }
 
     /// When the last success started.

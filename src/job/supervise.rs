@@ -96,7 +96,9 @@ impl Supervisor<'_> {
             self.take_end(tree, &mut state)?;
             if let Some((ended, duration)) = state.ended {
                 // What it left is its own business, unless somebody wanted the end of it all.
-                let must_end = state.cause.is_some() && state.kill_at.is_some() && !state.killed;
+                // (However long its grace: what it left behind may not outlive the lease.)
+                let is_timed = state.kill_at.is_some() || state.cause == Some(Cause::LeaseLost);
+                let must_end = state.cause.is_some() && is_timed && !state.killed;
                 if !(must_end && tree.has_descendants()?) {
                     let State { killed, survivors, .. } = state;
                     let cause = state.cause.or(state.interrupted.then_some(Cause::Interrupt));

@@ -149,6 +149,11 @@ impl Holder {
 impl std::fmt::Display for Holder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let since = self.since.with_timezone(&chrono::Local).format("%Y-%m-%d %H:%M:%S");
-        write!(f, "pid {} at {since}: {}", self.pid, self.command)
+        write!(f, "pid {}", self.pid)?;
+        // On another host the number means nothing by itself.
+        if rustix::system::uname().nodename().to_string_lossy() != self.host {
+            write!(f, " on {}", self.host)?;
+        }
+        write!(f, " at {since}: {}", self.command)
     }
 }

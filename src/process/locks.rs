@@ -365,6 +365,7 @@ mod tests {
             stderr: None,
             inherit: &[file.as_fd()],
             own_group: false,
+            dies_with_us: false,
             cgroup: None,
             mask: None,
         };

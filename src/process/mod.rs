@@ -33,7 +33,7 @@ pub(crate) use handle::Handle;
 pub(crate) use hint::why_missing;
 pub(crate) use locks::{Keeper, Keepers, LockTable, keepers, keeps};
 pub(crate) use program::Program;
-pub(crate) use signals::{Received, Signals, survive_the_file_limit};
+pub(crate) use signals::{Received, Signals, is_asked_to_end, survive_the_file_limit};
 pub(crate) use spawn::{Spawn, SpawnError};
 pub(crate) use table::{ProcessInfo, command_line, descendants, info};
 pub(crate) use terminal::in_foreground;

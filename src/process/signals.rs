@@ -151,6 +151,18 @@ impl Drop for Signals {
     }
 }
 
+/// Whether TERM, INT or QUIT waits to be read: of who holds them back and is busy.
+pub(crate) fn is_asked_to_end() -> bool {
+    let mut pending = MaybeUninit::uninit();
+    // SAFETY: sigpending initialises the set when it succeeds, and sigismember only looks.
+    unsafe {
+        libc::sigpending(pending.as_mut_ptr()) == 0
+            && [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT]
+                .into_iter()
+                .any(|signal| libc::sigismember(pending.as_ptr(), signal) == 1)
+    }
+}
+
 fn is_ignored(signal: libc::c_int) -> bool {
     action(signal).sa_sigaction == libc::SIG_IGN
 }

@@ -60,6 +60,8 @@ pub(crate) struct Spawn<'a> {
     pub(crate) inherit: &'a [BorrowedFd<'a>],
     /// Whether it leads a process group of its own.
     pub(crate) own_group: bool,
+    /// Whether the kernel kills it when the thread ends that starts it: what nobody watches over any more must not go on.
+    pub(crate) dies_with_us: bool,
     /// The directory of the control group to run it in. When the kernel will not have it there it runs in ours, and
     /// [`Child::in_cgroup`] says so.
     pub(crate) cgroup: Option<BorrowedFd<'a>>,
@@ -107,6 +109,7 @@ impl<'a> Spawn<'a> {
             stderr: None,
             inherit: &[],
             own_group: false,
+            dies_with_us: false,
             cgroup: None,
             mask: None,
         }
@@ -201,6 +204,7 @@ impl<'a> Spawn<'a> {
             standard: sources,
             inherit: self.inherit,
             own_group: self.own_group,
+            dies_with_us: self.dies_with_us,
             procs: None,
             mask,
             handled,

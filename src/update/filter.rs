@@ -110,6 +110,7 @@ impl Filter<'_> {
                 stderr: None,
                 inherit: &[lock.descriptor()],
                 own_group: !foreground,
+                dies_with_us: lifeline.is_some(),
                 cgroup: cgroup.as_ref().map(Cgroup::as_fd),
                 mask: Some(signals.before()),
             };

@@ -60,7 +60,7 @@ impl Leased {
                 }
                 announce(Some(&held_by.holder));
                 let _deferred = Deferred::begin();
-                match wanted.wait(held_by, wait.until(), &mut [])? {
+                match wanted.wait(held_by, wait.until(), &mut [], &|| Ok(()))? {
                     Ok(lease) => lease,
                     Err(Not::Busy(held_by)) => return Ok(Err(Updated::Busy(Some(held_by.holder)))),
                     Err(Not::Nested) => return Ok(Err(Updated::Nested)),

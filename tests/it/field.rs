@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::{
     hosts::{Direction, Host, Hosts, SERVER},
     proxy::Proxy,
+    sandbox::eventually,
     servers::{Postgres, Redis},
     stamping::JOB,
     turn::Turn,
@@ -368,6 +369,22 @@ impl Servers {
             }
             Fault::None | Fault::Cut | Fault::Deaf | Fault::Mute | Fault::Loss => unreachable!("not of servers"),
         }
+    }
+
+    /// Waits until a replica, if there is one, has all that was answered so far.
+    #[track_caller]
+    pub(crate) fn replica_catches_up(&self) {
+        if self.replica.is_none() {
+            return;
+        }
+        eventually("the replica has all", || match &self.current {
+            Server::Redis(redis) => redis.cli(["WAIT", "1", "100"]).trim() == "1",
+            Server::Postgres(postgres) => {
+                let caught_up =
+                    "SELECT count(*) FROM pg_stat_replication WHERE replay_lsn >= pg_current_wal_flush_lsn()";
+                postgres.sql(caught_up).trim() == "1"
+            }
+        });
     }
 
     fn fail_over(&mut self, time: Duration) {

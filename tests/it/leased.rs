@@ -131,12 +131,14 @@ on_each_server! {
     slots_and_further_locks
     a_run_in_a_run_does_not_wait_for_itself
     signals_and_limits_end_the_job_with_all_it_started
+    a_short_lease_is_renewed_for_as_long_as_the_job_takes
     it_is_tried_again_under_the_same_lease
     output_is_kept_where_it_ran
     a_tick_is_run_once
     a_tick_that_nobody_ran_is_found
     files_are_updated_one_at_a_time
     a_wrapper_that_is_gone_leaves_a_lease_that_ends
+    both_killed_at_once_leave_no_job
     the_password_of_nobody_is_needed_to_look
 }
 
@@ -219,6 +221,18 @@ fn a_run_is_replaced(server: &dyn Server) {
     let outcomes: Vec<_> = one.runs("nightly").iter().map(|run| run["outcome"].clone()).collect();
     assert_eq!(outcomes, ["replaced", "succeeded"]);
     one.nothing_runs();
+    // One that has the job's lease and waits for another lock has no start yet: it is ended when it has.
+    one.pipe("go");
+    let holder = one.sh("holder", &["--lock", "db"], "read x <go").start();
+    other.runs_now("holder");
+    let waiting = one.sh("late", &["--lock", "db", "-w", "60"], "sleep 1000").start();
+    eventually("it has the lease", || other.triplock(["status", "--why", "late"]).run().stdout.contains("\"held\""));
+    let replacing = other.run("late", &["--policy", "replace"], &["true"]).start();
+    one.open_pipe("go");
+    holder.finish().exits(0);
+    replacing.finish().exits(0);
+    waiting.finish().exits(128 + 15);
+    one.nothing_runs();
 }
 
 fn stopped_from_another_host(server: &dyn Server) {
@@ -287,6 +301,13 @@ fn signals_and_limits_end_the_job_with_all_it_started(server: &dyn Server) {
     assert_eq!(outcomes, ["stopped", "timed_out"]);
     // The lease is given back at once.
     host.run("nightly", &[], &["true"]).run().exits(0);
+}
+
+fn a_short_lease_is_renewed_for_as_long_as_the_job_takes(server: &dyn Server) {
+    let host = host(server);
+    // A dozen renewals. (A busy machine has none of its time for itself, so not the shortest that there is.)
+    host.sh("nightly", &["--lease", "1.8", "-k", "0.1"], "sleep 5").run().exits(0);
+    assert_eq!(host.last_run("nightly")["outcome"], "succeeded");
 }
 
 fn it_is_tried_again_under_the_same_lease(server: &dyn Server) {
@@ -401,6 +422,19 @@ fn files_are_updated_one_at_a_time(server: &dyn Server) {
     one.open_pipe("go");
     running.finish().exits(0);
     assert_eq!(fs::read_to_string(&file).expect("read"), "done\n");
+}
+
+fn both_killed_at_once_leave_no_job(server: &dyn Server) {
+    let host = host(server);
+    let running = host.sh("nightly", &["--lease", "5"], "echo $$ >pid; sleep 1000 & wait").start();
+    let (job, wrapper) = (host.pid_in("pid"), running.id());
+    let status = fs::read_to_string(format!("/proc/{job}/status")).expect("the job's status");
+    let guardian = status.lines().find_map(|line| line.strip_prefix("PPid:")).expect("a parent").trim().to_owned();
+    assert_ne!(guardian, wrapper.to_string(), "the guardian stands between");
+    let killed = std::process::Command::new("kill").args(["-9", &guardian, &wrapper.to_string()]).status();
+    assert!(killed.expect("start kill").success());
+    eventually("the command is dead", || !std::path::Path::new(&format!("/proc/{job}/cwd")).exists());
+    running.finish();
 }
 
 fn a_wrapper_that_is_gone_leaves_a_lease_that_ends(server: &dyn Server) {

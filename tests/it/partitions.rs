@@ -79,6 +79,7 @@ fn suffer(kind: Kind, fault: Fault, time: Duration, turn: &Arc<Turn>) {
     let (notes, stamping) = (Notes::default(), Stamping::new(&field.hosts()[0].path("")));
     let (is_over, all_ended, started) = (AtomicBool::new(false), AtomicBool::new(false), AtomicUsize::new(0));
     let (hosts, servers) = field.split();
+    servers.replica_catches_up();
     let looked_at = servers.place();
     std::thread::scope(|scope| {
         scope.spawn(|| stamping.look(&looked_at, &all_ended));

@@ -120,7 +120,12 @@ fn running(subject: &Subject, presence: &Presence, now: DateTime<Utc>) -> Option
 
 /// Times of `--tick` that nobody ran: those since the last that somebody ran, if there are any, else those before it.
 fn missed(subject: &Subject, now: DateTime<Utc>) -> Option<Finding> {
-    let last = subject.totals.tick.as_ref()?;
+    let Some(last) = subject.totals.tick.as_ref() else {
+        // The file says that there are times, and nobody has run one yet.
+        let since = subject.tick.as_ref()?.between(subject.defined?, now - LATE, MOST_MISSED);
+        let first = *since.first()?;
+        return Some(Finding::Missed { ticks: since.len() as u64, first, is_critical: true });
+    };
     let tick: Tick = last.expression.parse().ok()?;
     // A host that is slow, or waits for a lease, is not none.
     let since = tick.between(last.time, now - LATE, MOST_MISSED);

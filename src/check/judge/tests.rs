@@ -28,7 +28,7 @@ fn subject(limits: Limits, entries: &[(i64, Event)]) -> Subject {
             event: event.clone(),
         })
     });
-    Subject { job: "nightly".parse().unwrap(), limits, totals, slots: Vec::new(), defined: None }
+    Subject { job: "nightly".parse().unwrap(), limits, totals, slots: Vec::new(), defined: None, tick: None }
 }
 
 fn started(run: u64) -> Event {

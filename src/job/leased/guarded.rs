@@ -218,7 +218,8 @@ impl Guarded<'_> {
                 // As if somebody had told us so in person.
                 let _ = tree.signal(libc::SIGTERM);
             }
-            if kill.left().is_zero() {
+            // The deadline may have moved while we slept.
+            if shared.deadline().before(self.keeper.terms.margin).left().is_zero() {
                 return self.overrule(&mut told, line, tree);
             }
         }

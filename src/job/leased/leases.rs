@@ -107,7 +107,14 @@ impl Want<'_> {
     }
 
     /// Waits for what somebody else has, while `ours` are kept. TERM, INT and HUP end the wait, if they are deferred.
-    pub(crate) fn wait(&self, mut held: HeldLease, until: Until, ours: &mut [Lease]) -> Result<Result<Lease, Not>> {
+    /// `still_held`: called whenever somebody turns out to have it.
+    pub(crate) fn wait(
+        &self,
+        mut held: HeldLease,
+        until: Until,
+        ours: &mut [Lease],
+        still_held: &dyn Fn() -> Result<()>,
+    ) -> Result<Result<Lease, Not>> {
         let mut asked = Instant::now();
         // Whatever was released before the first call went unheard.
         let mut is_heard = false;
@@ -135,6 +142,7 @@ impl Want<'_> {
                 if left.is_zero() {
                     return Ok(Err(Not::Busy(held)));
                 }
+                still_held()?;
                 asked = Instant::now();
             }
         }
@@ -210,10 +218,12 @@ impl Asking<'_> {
             return Ok(Err(Not::Busy(held)));
         }
         (self.announce)(&lock, Some(&held.holder));
-        if is_job && self.options.policy == Policy::Replace {
-            self.ask_for_an_end()?;
-        }
-        want.wait(held, until, ours)
+        // Whoever holds it by then: a run that has yet to record its start, or one that waited before us.
+        let ask = || {
+            if is_job && self.options.policy == Policy::Replace { self.ask_for_an_end() } else { Ok(()) }
+        };
+        ask()?;
+        want.wait(held, until, ours, &ask)
     }
 
     /// Leaves the wish in the ledger, for the wrapper of the longest run to see; not for one that we belong to.

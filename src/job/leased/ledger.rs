@@ -18,6 +18,7 @@ use crate::{
     },
     lock::Identity,
     name::Name,
+    process,
     store::{Append, Connection, Lease, PATIENCE},
 };
 
@@ -114,13 +115,13 @@ impl Lines for ServerLedger<'_> {
                     let Some(lease) = &lease else { return Err(e) };
                     let may_pass = matches!(
                         e,
-                        Error::Server { trouble: ServerTrouble::Unreachable | ServerTrouble::Failed, .. }
-                            | Error::Uncertain { .. }
+                        Error::Server { trouble: ServerTrouble::Unreachable, .. } | Error::Uncertain { .. }
                     );
                     if !may_pass {
                         return Err(e);
                     }
-                    if lease.deadline.left().is_zero() {
+                    // Whoever wants us gone is not kept for the rest of the lease.
+                    if lease.deadline.left().is_zero() || process::is_asked_to_end() {
                         return Err(Error::LockLost(self.job.clone()));
                     }
                     thread::sleep(REST.min(lease.deadline.left()));

@@ -113,7 +113,11 @@ impl LeasedRun<'_> {
             announce: self.announce,
         };
         let mut acquired = asking.acquire()?;
+        let patience = Instant::now() + STARTING * 2;
         while let Acquired::Busy { resource: Resource::Job(_), held, .. } = &acquired {
+            if Instant::now() >= patience {
+                break;
+            }
             // Somebody may be about to start the very tick that this run is for: who it is, the ledger tells in a moment.
             match &self.options.tick {
                 Some(tick) if is_about_to_start(&ledger, held, tick)? => {}
@@ -398,5 +402,6 @@ fn lost(totals: &Totals, slot: u32) -> Option<Ended> {
 }
 
 fn ran_by(ticked: &super::model::LastTick) -> String {
-    format!("the tick of {} was run by {} (run {})", rfc3339(ticked.time), ticked.host, ticked.run)
+    let time = ticked.time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+    format!("the tick of {time} was run by {} (run {})", ticked.host, ticked.run)
 }

@@ -25,6 +25,8 @@ pub(super) struct Plan<'a> {
     pub(super) standard: [Option<c_int>; 3],
     pub(super) inherit: &'a [BorrowedFd<'a>],
     pub(super) own_group: bool,
+    /// Whether it is killed when we end.
+    pub(super) dies_with_us: bool,
     /// The `cgroup.procs` of the group to move to.
     pub(super) procs: Option<c_int>,
     /// Not to be set when there is none.
@@ -66,6 +68,10 @@ fn set_up(plan: &Plan<'_>) -> Result<(), c_int> {
     }
     // SAFETY: a system call on integers, which a process of any kind may make.
     if plan.own_group && unsafe { libc::setpgid(0, 0) } != 0 {
+        return Err(errno());
+    }
+    // SAFETY: as above. (Forgotten by the kernel when the program is one with other rights than ours.)
+    if plan.dies_with_us && unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } != 0 {
         return Err(errno());
     }
     if let Some(procs) = plan.procs {

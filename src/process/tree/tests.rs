@@ -24,6 +24,7 @@ fn start_in(words: &[&str], own_group: bool, cgroup: Option<Cgroup>) -> Tree {
         stderr: None,
         inherit: &[],
         own_group,
+        dies_with_us: false,
         cgroup: cgroup.as_ref().map(Cgroup::as_fd),
         mask: None,
     };

@@ -82,7 +82,15 @@ impl Client {
     {
         let (client, connection) = match within(&runtime, patience, config.connect(tls)) {
             Some(connected) => connected.map_err(|e| not_connected(&server, &e))?,
-            None => return Err(unreachable(&server, &format!("no connection within {} s", patience.as_secs_f64()))),
+            None => {
+                return Err(unreachable(
+                    &server,
+                    &format!(
+                        "no connection within {} s; see whether it is a PostgreSQL that runs, and the store's URL is right",
+                        patience.as_secs_f64()
+                    ),
+                ));
+            }
         };
         let heard = Arc::default();
         let connection = runtime.spawn(listen(connection, Arc::clone(&heard)));

@@ -64,6 +64,11 @@ fn addresses(url: &StoreUrl, name: &str, port: u16) -> Result<Vec<IpAddr>> {
         return Ok(vec![address]);
     }
     let found = (name, port).to_socket_addrs();
-    let found = found.map_err(|e| unreachable(&url.to_string(), &format!("cannot find the host {name}: {e}")))?;
+    let found = found.map_err(|e| {
+        unreachable(
+            &url.to_string(),
+            &format!("cannot find the host {name}: {e}; see whether the store's URL is right"),
+        )
+    })?;
     Ok(found.map(|address| address.ip()).collect())
 }

@@ -92,7 +92,9 @@ pub(super) fn not_connected(server: &str, error: &tokio_postgres::Error) -> Erro
                     store's URL";
                 failed(server, ServerTrouble::Misconfigured, why)
             }
-            (None, why) => unreachable(server, &format!("cannot connect: {why}")),
+            (None, why) => {
+                unreachable(server, &format!("cannot connect: {why}; start the server, or correct the store's URL"))
+            }
         },
     }
 }

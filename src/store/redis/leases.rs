@@ -50,7 +50,8 @@ pub(super) fn acquire(
         }
         // It may be ours, and would keep everybody out until it expires.
         Err(why) => {
-            for slot in 1..=slots {
+            // A job has no more, whatever somebody has written there.
+            for slot in 1..=slots.min(crate::job::Options::MAX_SLOTS) {
                 let _ = release(session, &lease(slot, Fence(0)));
             }
             Err(too_few(session, &why))

@@ -174,7 +174,11 @@ impl RedisSession {
             replies = self.wire.call(&commands).map_err(Failure::Broken)?;
         }
         let waited = replies.split_off(at + 1);
-        let done = accepted(replies)?.swap_remove(at);
+        let script_said = replies.remove(at);
+        let done = accepted(vec![script_said])?.swap_remove(0);
+        if accepted(replies).is_err() {
+            return Ok(Err(format!("it is done, but could not be listed; see what is in triplock:names")));
+        }
         let needed = replicas.map_or(0, |replicas| i64::from(replicas.count));
         Ok(match waited.first() {
             None => Ok(done),

@@ -39,7 +39,7 @@ if head[3] then
   revision, added, seats = whole(head[3]), whole(head[4]), whole(head[5])
   left, bookings = whole(head[6]), whole(head[7])
   if not (head[1] and revision and added and seats and left and bookings) then return damaged('a sum is missing') end
-  if left > seats or added > revision then return damaged('its sums contradict each other') end
+  if left > seats or added > revision or bookings > seats - left then return damaged('its sums contradict each other') end
 end
 if redis.call('HLEN', booked_key) ~= bookings then return damaged('it counts other bookings than there are') end
 

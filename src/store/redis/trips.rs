@@ -211,13 +211,14 @@ fn totals_of(trip: &Name, reply: Value) -> Result<Option<Totals>, Failure> {
     let [added, seats, seats_left, bookings] = sums.map(number);
     let (seats, seats_left) = (u32::try_from(seats?), u32::try_from(seats_left?));
     let (Ok(seats), Ok(seats_left)) = (seats, seats_left) else { return Err(contradicts(trip)) };
-    if seats_left > seats {
+    let bookings = bookings?;
+    if seats_left > seats || bookings > u64::from(seats - seats_left) {
         return Err(contradicts(trip));
     }
     let added = added?;
     let added = (added > 0).then_some(added);
     let fence = Fence(number(fence)?);
-    let totals = Totals { seats, seats_left, bookings: bookings?, revision: reply::number(&revision)?, fence, added };
+    let totals = Totals { seats, seats_left, bookings, revision: reply::number(&revision)?, fence, added };
     Ok(added.map(|_| totals))
 }
 
