@@ -104,7 +104,7 @@ pub(super) fn with_credentials(url: StoreUrl, named: &Named) -> Result<Server> {
         {
             None
         }
-        _ => configuration()?.store_password_file().map_err(Problem::into_error)?,
+        _ => configuration()?.store_password_file(&url).map_err(Problem::into_error)?,
     };
     let found = find_credentials(&url, &ENVIRONMENT, configured, user())?;
     let passed_over = found.passed_over;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{Document, Places, Problem, read_file, text};
-use crate::store::StoreChoice;
+use crate::store::{StoreChoice, StoreUrl};
 
 const FILE: &str = "config.toml";
 const KEYS: [&str; 3] = ["state_dir", "store", "store_password_file"];
@@ -70,10 +70,15 @@ impl Configuration {
         self.first(|settings| settings.store.as_ref())
     }
 
-    /// The file with the password of a store that was named elsewhere: of a file that names no store itself. Else it is
-    /// that store's password, and must not be told to another server.
-    pub(crate) fn store_password_file(&self) -> Result<Option<&Told<PathBuf>>, Problem> {
-        self.first(|settings| settings.store_password_file.as_ref().filter(|_| settings.store.is_none()))
+    /// The file with the password of a server that was named elsewhere: of a file that names none itself, or the same. Any
+    /// other server's password must not be told to this one.
+    pub(crate) fn store_password_file(&self, of: &StoreUrl) -> Result<Option<&Told<PathBuf>>, Problem> {
+        let names_another = |settings: &Settings| match settings.store.as_ref().map(|store| &store.value) {
+            // As they are shown: without passwords.
+            Some(StoreChoice::Server(url)) => url.to_string() != of.to_string(),
+            Some(StoreChoice::Files) | None => false,
+        };
+        self.first(|settings| settings.store_password_file.as_ref().filter(|_| !names_another(settings)))
     }
 
     /// The same of the store that such a file names: that file's own. What another one says is meant for another server,
@@ -229,8 +234,14 @@ mod tests {
         let store = configuration.store().unwrap().unwrap();
         assert_eq!(store.path, place("user").join(FILE));
         assert_eq!(configuration.store_password_file_beside(store), None);
-        assert_eq!(configuration.store_password_file().unwrap().unwrap().value, Path::new("/other"));
+        let url = |text: &str| text.parse::<StoreUrl>().unwrap();
+        assert_eq!(configuration.store_password_file(&url("redis://x")).unwrap().unwrap().value, Path::new("/other"));
         assert_eq!(configuration.state_dir().unwrap(), Some(Path::new("/s")));
+        write("other", "store = 'redis://h'\nstore_password_file = '/its'\n");
+        let other = Places { machine: Some(place("other")), user: None };
+        let other = Configuration::new(other, rustix::process::geteuid().as_raw());
+        assert_eq!(other.store_password_file(&url("redis://x")).unwrap(), None, "it is another server's password");
+        assert!(other.store_password_file(&url("redis://h")).unwrap().is_some());
         write("machine", "nonsense");
         assert_eq!((configuration.state_dir().unwrap(), configuration.problems()), (Some(Path::new("/s")), vec![]));
     }

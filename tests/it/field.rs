@@ -378,7 +378,12 @@ impl Servers {
             return;
         }
         eventually("the replica has all", || match &self.current {
-            Server::Redis(redis) => redis.cli(["WAIT", "1", "100"]).trim() == "1",
+            Server::Redis(redis) => {
+                let info = redis.cli(["INFO", "replication"]);
+                let field = |name: &str| info.split([',', '\n']).find_map(|part| part.trim().strip_prefix(name));
+                let sent = field("master_repl_offset:").map(str::to_owned);
+                info.contains("state=online") && sent.is_some() && field("offset=").map(str::to_owned) == sent
+            }
             Server::Postgres(postgres) => {
                 let caught_up =
                     "SELECT count(*) FROM pg_stat_replication WHERE replay_lsn >= pg_current_wal_flush_lsn()";
@@ -393,8 +398,6 @@ impl Servers {
         sleep(time / 2);
         replica.promote();
         self.proxy.switch(replica.address());
-        // Whoever promotes a replica gives it one of its own, or those who ask for two would wait for ever.
-        self.replica = Some(replica.replica());
         // Whoever promotes a replica gives it one of its own, or those who ask for two would wait for ever.
         self.replica = Some(replica.replica());
         *self.place.lock().expect("nobody panics with it") = replica.client();

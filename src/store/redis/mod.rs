@@ -159,9 +159,11 @@ impl RedisSession {
         call: Cmd,
         durably: bool,
     ) -> Result<Result<Value, String>, Failure> {
-        let mut commands: Vec<Cmd> = first.into_iter().collect();
-        let mut at = commands.len();
-        commands.push(call);
+        // By itself: if it is refused, nothing of the script may have happened.
+        if let Some(first) = first {
+            accepted(self.wire.call(&[first]).map_err(Failure::Broken)?)?;
+        }
+        let (mut commands, mut at) = (vec![call], 0);
         let replicas = self.place.replicas.filter(|_| durably);
         if let Some(replicas) = replicas {
             let timeout = replicas.timeout.as_millis().to_string();
@@ -174,11 +176,7 @@ impl RedisSession {
             replies = self.wire.call(&commands).map_err(Failure::Broken)?;
         }
         let waited = replies.split_off(at + 1);
-        let script_said = replies.remove(at);
-        let done = accepted(vec![script_said])?.swap_remove(0);
-        if accepted(replies).is_err() {
-            return Ok(Err(format!("it is done, but could not be listed; see what is in triplock:names")));
-        }
+        let done = accepted(replies)?.swap_remove(at);
         let needed = replicas.map_or(0, |replicas| i64::from(replicas.count));
         Ok(match waited.first() {
             None => Ok(done),
