@@ -6,13 +6,17 @@ use super::{Ended, Outcome, Request, Running, Totals};
 /// free, it is over. Recorded before the next start, so that no run vanishes. `boot`: the kernel's boot id now.
 pub(crate) fn remains(totals: &Totals, slot: u32, boot: &str) -> Option<Ended> {
     let running = totals.in_slot(slot)?;
-    let Running { run, attempt, fence, start, wait, .. } = *running;
     let reason = if running.boot == boot { "its wrapper was killed" } else { "the machine restarted" };
-    Some(Ended {
+    Some(unrecorded(running, Outcome::Lost, reason.to_owned()))
+}
+
+/// The end of a run that nobody recorded: that outcome, unless somebody has asked for just this end.
+pub(super) fn unrecorded(running: &Running, outcome: Outcome, reason: String) -> Ended {
+    let Running { run, attempt, fence, start, wait, .. } = *running;
+    Ended {
         run,
         attempt,
-        // Somebody may have asked for just this end.
-        outcome: running.ending.map_or(Outcome::Lost, Request::outcome),
+        outcome: running.ending.map_or(outcome, Request::outcome),
         again: false,
         exit: None,
         signal: None,
@@ -23,6 +27,6 @@ pub(crate) fn remains(totals: &Totals, slot: u32, boot: &str) -> Option<Ended> {
         peak_memory: 0,
         fence,
         wait,
-        reason: Some(reason.to_owned()),
-    })
+        reason: Some(reason),
+    }
 }

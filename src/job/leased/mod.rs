@@ -44,9 +44,10 @@ use super::{
     keeping::Lines as _,
     late_sync::LateSync,
     lifeline::Terms,
-    model::{Ended, Event, NotRun, Outcome, Request, RunId, Running, Started, Ticked, Totals, seconds},
+    model::{Ended, Event, NotRun, Outcome, RunId, Started, Ticked, Totals, seconds},
     options::{Hold, Options},
     place::Place,
+    remains::unrecorded,
     run::{Done, interrupted, not_due},
     supervise::pause,
 };
@@ -380,25 +381,9 @@ fn is_about_to_start(ledger: &ServerLedger<'_>, held: &HeldLease, tick: &Tick) -
 /// How the run that the ledger still shows in that slot ended, for whoever has the slot's lease now.
 fn lost(totals: &Totals, slot: u32) -> Option<Ended> {
     let running = totals.in_slot(slot)?;
-    let Running { run, attempt, fence, start, wait, .. } = *running;
     let host = running.host.as_deref().unwrap_or("its host");
-    Some(Ended {
-        run,
-        attempt,
-        // Somebody may have asked for just this end.
-        outcome: running.ending.map_or(Outcome::LeaseLost, Request::outcome),
-        again: false,
-        exit: None,
-        signal: None,
-        start,
-        duration: 0.0,
-        user: 0.0,
-        system: 0.0,
-        peak_memory: 0,
-        fence,
-        wait,
-        reason: Some(format!("{host} did not renew its lease, and did not say how it ended")),
-    })
+    let reason = format!("{host} did not renew its lease, and did not say how it ended");
+    Some(unrecorded(running, Outcome::LeaseLost, reason))
 }
 
 fn ran_by(ticked: &super::model::LastTick) -> String {
