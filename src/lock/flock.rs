@@ -8,10 +8,9 @@ use std::{
     fs::File,
     io,
     sync::atomic::{AtomicBool, Ordering},
-    time::Instant,
 };
 
-use super::{Until, signals, timer};
+use super::{Until, sleep::sleep_in};
 
 /// Who else may hold it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,27 +48,7 @@ pub(crate) fn lock(file: &File, kind: Kind, until: Until) -> io::Result<bool> {
     };
     match until {
         Until::Now => try_lock(file, kind),
-        Until::Never if !signals::are_held_back() => loop {
-            match blocking() {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => signals::interrupted()?,
-                other => return other.map(|()| true),
-            }
-        },
-        Until::Never | Until::At(_) => {
-            let deadline = if let Until::At(deadline) = until { Some(deadline) } else { None };
-            let _alarm = timer::Alarm::at(deadline)?;
-            loop {
-                match blocking() {
-                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {
-                        signals::interrupted()?;
-                        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                            return Ok(false);
-                        }
-                    }
-                    other => return other.map(|()| true),
-                }
-            }
-        }
+        Until::Never | Until::At(_) => sleep_in(until, blocking),
     }
 }
 

@@ -21,13 +21,16 @@ pub(crate) mod flock;
 mod held_file;
 mod holder;
 mod inherited;
+mod lane;
 mod lease;
 mod leased;
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod range;
 mod reentry;
 mod signals;
+mod sleep;
 mod timer;
 
 use std::time::{Duration, Instant};
@@ -38,6 +41,7 @@ pub(crate) use held_file::{HeldFile, Missing, Taken, read_head};
 pub(crate) use holder::shortened;
 pub use holder::{Holder, Identity};
 pub(crate) use inherited::Inherited;
+pub(crate) use lane::{Lane, Ticket};
 pub(crate) use lease::{Openers, has_writers, is_sole_opener, other_openers};
 pub use leased::{LeasedGuard, LeasedLock};
 pub use memory::{MemoryGuard, MemoryLock};

@@ -1,0 +1,399 @@
+//! A lane: the line in front of a lock. Whoever comes first is served first.
+//!
+//! flock(2) promises no order, and a newcomer takes a lock that was just released before the kernel has woken who waited for
+//! it. So whoever has to wait takes a ticket first, and only the first in line waits for the lock itself. There is no
+//! daemon, nothing to clean up, and no list that a killed process could leave wrong: all of it is locks of the kernel.
+//!
+//! One file, `NAME.lane`. A ticket is the lock on one of its bytes ([`super::range`]); the byte's number is the ticket's.
+//!
+//! 1. Taking one: under flock(2) of the whole file, a number larger than the last, which the file's first line keeps, and
+//!    not smaller than the time in microseconds; lock that byte; write the number down. Two that come at once get two
+//!    numbers, and the smaller has its byte before the larger exists, so nobody is overlooked. The time keeps numbers
+//!    growing when a power cut has emptied the file: a run that is queued keeps its ticket over a restart, and must not
+//!    stand behind those that came later.
+//! 2. Waiting: first for the ticket right before ours, a blocking call in the kernel. When that one is served, it leaves,
+//!    and one waiter wakes, not all of them.
+//! 3. Then the kernel is asked whether any byte before ours is locked. If one is, our predecessor was killed or gave up
+//!    before its turn: wait for that one and ask again. Without this step a killed waiter would let its successor past
+//!    all that stand before both.
+//! 4. The first in line waits for the lock. Once it has that, it asks again as in 3: a replacement or a run that was resumed
+//!    may have stepped in front meanwhile, and then the lock is given back.
+//! 5. It keeps its ticket until its start is recorded. Given back earlier, a queued run would be neither waiting nor
+//!    started, and be taken for one whose process was killed.
+//! 6. Whoever does not wait looks whether anybody does before it tries the lock. Otherwise a `run -n` a second would
+//!    overtake, at each release, who has waited for an hour.
+//!
+//! Who is stopped (`kill -STOP`) while it is first in line stops the line. Who removes the file loses the order of those in
+//! line; the lock itself is another file, and keeps them out of each other's way.
+
+use std::{
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd as _, BorrowedFd},
+        unix::fs::FileExt as _,
+    },
+    path::PathBuf,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use super::{Until, flock, held_file::read_head, range};
+use crate::{
+    dir::{Access, Dir, FileId},
+    error::{Error, Result},
+};
+
+/// The byte of run 0: below the first ticket, the number of a byte is that of a queued run, which is locked until that is over.
+const RUNS: u64 = 0;
+
+/// The ticket in front of all others. The next ones are times: this one was in 2005.
+const FRONT: u64 = 1 << 50;
+
+/// No ticket has this number.
+const END: u64 = 1 << 62;
+
+/// How long the file's first line is: longer than its numbers can make it.
+const LINE: usize = 64;
+
+/// Which ticket, and which queued run has it; 0 of one that is not queued.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) ticket: u64,
+    pub(crate) run: u64,
+}
+
+/// The file of one lane, open.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    file: File,
+    id: FileId,
+    path: PathBuf,
+}
+
+impl Lane {
+    /// The lane of that name, if anybody ever waited in it.
+    pub(crate) fn open(dir: &Dir, name: &str) -> Result<Option<Self>> {
+        let name = Self::file_name(name);
+        let opened = dir.open(&name, Access::ReadWrite)?;
+        Ok(opened.map(|(file, stat)| Self { file, id: stat.id, path: dir.path_of(&name) }))
+    }
+
+    /// The same, made when it is missing.
+    pub(crate) fn make(dir: &Dir, name: &str) -> Result<Self> {
+        let name = Self::file_name(name);
+        let (file, stat) = dir.open_or_create(&name)?;
+        Ok(Self { file, id: stat.id, path: dir.path_of(&name) })
+    }
+
+    fn file_name(name: &str) -> String {
+        format!("{name}.lane")
+    }
+
+    pub(crate) fn id(&self) -> FileId {
+        self.id
+    }
+
+    /// Whether anybody stands in it now.
+    pub(crate) fn has_waiters(&self) -> Result<bool> {
+        Ok(self.locked(FRONT..END)?.is_some())
+    }
+
+    /// Whether somebody has that ticket.
+    pub(crate) fn is_live(&self, ticket: u64) -> Result<bool> {
+        Ok(self.locked(ticket..ticket + 1)?.is_some())
+    }
+
+    /// Whether a queued run is not over, for all that its lock says: its process, or what that started, is there.
+    pub(crate) fn has_run(&self, run: u64) -> Result<bool> {
+        Ok(self.locked(RUNS + run..RUNS + run + 1)?.is_some())
+    }
+
+    /// Sleeps until that queued run is over, or its process gone; `false` when the wait was over first.
+    pub(crate) fn wait_for_run(&self, run: u64, until: Until) -> Result<bool> {
+        range::wait_for(&self.file, RUNS + run, until).map_err(|e| self.failed("wait for a run in", e))
+    }
+
+    /// Takes the next ticket. `run`: the queued run that it is for, or 0.
+    pub(crate) fn take(self, run: u64) -> Result<Ticket> {
+        self.counting(|last| {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+            let now = u64::try_from(now).unwrap_or(END);
+            let mut number = last.ticket.saturating_add(1).max(now).max(FRONT + 1);
+            // Somebody has it after all, whose number a power cut took from the file.
+            while !range::try_lock(&self.file, number)? {
+                number += 1;
+            }
+            let place = Place { ticket: number, run };
+            Ok((place, place))
+        })
+        .map(|(place, before)| Ticket { lane: self, place, before: Some(before) })
+    }
+
+    /// Takes the ticket in front of all others, of which there is one: the caller has the turn of replacing.
+    pub(crate) fn take_front(self) -> Result<Ticket> {
+        let taken = range::try_lock(&self.file, FRONT).map_err(|e| self.failed("take a ticket of", e))?;
+        if !taken {
+            return Err(self.failed("take the first ticket of", io::ErrorKind::ResourceBusy.into()));
+        }
+        Ok(Ticket { lane: self, place: Place { ticket: FRONT, run: 0 }, before: None })
+    }
+
+    /// Takes a ticket again whose process is gone; `None` when it is not.
+    pub(crate) fn take_again(self, place: Place) -> Result<Option<Ticket>> {
+        let taken = range::try_lock(&self.file, place.ticket).map_err(|e| self.failed("take a ticket of", e))?;
+        if !taken {
+            return Ok(None);
+        }
+        self.counting(|last| Ok((if last.ticket < place.ticket { place } else { last }, ())))?;
+        Ok(Some(Ticket { lane: self, place, before: None }))
+    }
+
+    /// Changes the last ticket that was taken; gives what the change gave, and the last one before.
+    fn counting<T>(&self, change: impl FnOnce(Place) -> io::Result<(Place, T)>) -> Result<(T, Place)> {
+        let failed = |e| self.failed("take a ticket of", e);
+        flock::lock(&self.file, flock::Kind::Exclusive, Until::Never).map_err(failed)?;
+        let changed = self.last().and_then(|last| {
+            let (now, value) = change(last)?;
+            let line = format!("{} {}", now.ticket, now.run);
+            self.file.write_all_at(format!("{line:<width$}\n", width = LINE - 1).as_bytes(), 0)?;
+            Ok((value, last))
+        });
+        let unlocked = flock::unlock(&self.file);
+        let changed = changed.map_err(failed)?;
+        unlocked.map_err(failed)?;
+        Ok(changed)
+    }
+
+    /// What the first line says; nothing of one that a power cut has emptied.
+    fn last(&self) -> io::Result<Place> {
+        let mut line = [0; LINE];
+        let line = String::from_utf8_lossy(read_head(&self.file, &mut line)?).into_owned();
+        let mut numbers = line.split_whitespace().map(|number| number.parse::<u64>().ok().filter(|n| *n < END / 2));
+        let mut next = || numbers.next().flatten().unwrap_or_default();
+        Ok(Place { ticket: next(), run: next() })
+    }
+
+    fn locked(&self, bytes: std::ops::Range<u64>) -> Result<Option<u64>> {
+        range::locked(&self.file, bytes).map_err(|e| self.failed("look at the tickets of", e))
+    }
+
+    fn failed(&self, operation: &'static str, e: io::Error) -> Error {
+        Error::io(operation, &self.path, e)
+    }
+}
+
+/// A place in a lane. It lasts until [`Ticket::leave`], or as long as somebody has its descriptor: so a child goes on waiting
+/// for a parent that has ended.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    lane: Lane,
+    place: Place,
+    /// The one right before it, if that is known.
+    before: Option<Place>,
+}
+
+impl Ticket {
+    pub(crate) fn place(&self) -> Place {
+        self.place
+    }
+
+    pub(crate) fn before(&self) -> Option<Place> {
+        self.before
+    }
+
+    pub(crate) fn lane(&self) -> &Lane {
+        &self.lane
+    }
+
+    /// The lane file's descriptor: a process that inherits it shares the ticket.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.lane.file.as_fd()
+    }
+
+    /// Sleeps until nobody stands before us; `false` when the wait was over first. `passed`: told when who stood right
+    /// before us is gone, and others still stand before us.
+    ///
+    /// # Errors
+    /// `Io`: of kind `Interrupted` when a deferred signal ended the wait.
+    pub(crate) fn wait_for_turn(&self, until: Until, passed: &mut dyn FnMut() -> Result<()>) -> Result<bool> {
+        let wait_for =
+            |ticket| range::wait_for(&self.lane.file, ticket, until).map_err(|e| self.lane.failed("wait in", e));
+        let before = self.before.map_or(0, |before| before.ticket);
+        if before > 0 && !wait_for(before)? {
+            return Ok(false);
+        }
+        while let Some(ticket) = self.first_before()? {
+            passed()?;
+            if !wait_for(ticket)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether nobody stands before us.
+    pub(crate) fn is_first(&self) -> Result<bool> {
+        Ok(self.first_before()?.is_none())
+    }
+
+    fn first_before(&self) -> Result<Option<u64>> {
+        self.lane.locked(FRONT..self.place.ticket)
+    }
+
+    /// Shows that the run that it is for is not over, beyond the end of the ticket, for as long as somebody has the
+    /// descriptor or until [`Ticket::end_run`].
+    pub(crate) fn begin_run(&self) -> Result<bool> {
+        let failed = |e| self.lane.failed("lock a run in", e);
+        range::try_lock(&self.lane.file, RUNS + self.place.run).map_err(failed)
+    }
+
+    /// The run is over, whoever inherited the descriptor.
+    pub(crate) fn end_run(&self) {
+        // Nothing to be done about an error: closing the descriptor does it too.
+        let _ = range::unlock(&self.lane.file, RUNS + self.place.run);
+    }
+
+    /// Gives the place up, whoever inherited the descriptor.
+    pub(crate) fn leave(&self) {
+        // As above.
+        let _ = range::unlock(&self.lane.file, self.place.ticket);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{Arc, Barrier, Mutex, mpsc},
+        thread,
+        time::{Duration, Instant},
+    };
+
+    use super::*;
+    use crate::dir::StateDir;
+
+    fn directory() -> (tempfile::TempDir, Arc<Dir>) {
+        let directory = tempfile::tempdir().unwrap();
+        let dir = StateDir::open(directory.path(), false).unwrap().make_subdirectory("jobs").unwrap();
+        (directory, Arc::new(dir))
+    }
+
+    fn take(dir: &Dir) -> Ticket {
+        Lane::make(dir, "a").unwrap().take(0).unwrap()
+    }
+
+    fn is_first(ticket: &Ticket) -> bool {
+        ticket.is_first().unwrap()
+    }
+
+    #[test]
+    fn tickets_are_served_in_the_order_in_which_they_were_taken() {
+        let (_directory, dir) = directory();
+        assert!(Lane::open(&dir, "a").unwrap().is_none());
+        let first = take(&dir);
+        let (served, order) = mpsc::channel();
+        let waiters: Vec<_> = (0..20)
+            .map(|number| {
+                let (ticket, served) = (take(&dir), served.clone());
+                thread::spawn(move || {
+                    assert!(ticket.wait_for_turn(Until::Never, &mut || Ok(())).unwrap());
+                    served.send(number).unwrap();
+                })
+            })
+            .collect();
+        assert!(Lane::open(&dir, "a").unwrap().unwrap().has_waiters().unwrap());
+        assert!(is_first(&first));
+        first.leave();
+        waiters.into_iter().for_each(|waiter| waiter.join().unwrap());
+        assert_eq!(order.try_iter().collect::<Vec<_>>(), (0..20).collect::<Vec<_>>());
+        assert!(!Lane::open(&dir, "a").unwrap().unwrap().has_waiters().unwrap());
+    }
+
+    #[test]
+    fn a_waiter_that_goes_lets_nobody_past_those_before_it() {
+        let (_directory, dir) = directory();
+        let (first, second, third) = (take(&dir), take(&dir), take(&dir));
+        let (passed, hears) = mpsc::channel();
+        let last = thread::spawn(move || {
+            let mut passed = || passed.send(()).map_err(|_| unreachable!());
+            third.wait_for_turn(Until::Never, &mut passed).unwrap()
+        });
+        drop(second);
+        hears.recv().unwrap();
+        assert!(!last.is_finished());
+        drop(first);
+        assert!(last.join().unwrap());
+    }
+
+    #[test]
+    fn a_wait_ends_in_time() {
+        let (_directory, dir) = directory();
+        let (_first, second) = (take(&dir), take(&dir));
+        let until = Instant::now() + Duration::from_millis(20);
+        assert!(!second.wait_for_turn(Until::At(until), &mut || Ok(())).unwrap());
+        assert!(Instant::now() >= until);
+    }
+
+    #[test]
+    fn a_replacement_and_who_comes_back_stand_before_those_that_came_later() {
+        let (_directory, dir) = directory();
+        let (first, second) = (take(&dir), take(&dir));
+        let place = first.place();
+        assert!(Lane::make(&dir, "a").unwrap().take_again(place).unwrap().is_none());
+        drop(first);
+        assert!(is_first(&second));
+        let first = Lane::make(&dir, "a").unwrap().take_again(place).unwrap().unwrap();
+        assert!(is_first(&first) && !is_first(&second));
+        let front = Lane::make(&dir, "a").unwrap().take_front().unwrap();
+        assert!(is_first(&front) && !is_first(&first));
+        assert!(Lane::make(&dir, "a").unwrap().take_front().is_err());
+    }
+
+    #[test]
+    fn numbers_grow_when_the_file_was_emptied_or_holds_nonsense() {
+        let (_directory, dir) = directory();
+        let mut last = 0;
+        for content in ["", "\0\0\0\0", "x y\n", "99999999999999999999 1\n"] {
+            let path = dir.path_of("a.lane");
+            if path.exists() {
+                std::fs::write(&path, content).unwrap();
+            }
+            let ticket = take(&dir);
+            assert!(ticket.place().ticket > last, "{content}");
+            last = ticket.place().ticket;
+        }
+    }
+
+    #[test]
+    fn two_that_come_at_once_get_two_numbers() {
+        let (_directory, dir) = directory();
+        let (barrier, numbers) = (Barrier::new(8), Mutex::new(Vec::new()));
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    barrier.wait();
+                    for _ in 0..50 {
+                        numbers.lock().unwrap().push(take(&dir).place().ticket);
+                    }
+                });
+            }
+        });
+        let mut numbers = numbers.into_inner().unwrap();
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), 400);
+    }
+
+    #[test]
+    fn a_run_is_waited_for_beyond_its_ticket() {
+        let (_directory, dir) = directory();
+        let ticket = Lane::make(&dir, "a").unwrap().take(7).unwrap();
+        assert_eq!(take(&dir).before(), Some(ticket.place()));
+        assert!(ticket.begin_run().unwrap());
+        ticket.leave();
+        let lane = Lane::make(&dir, "a").unwrap();
+        assert!(lane.has_run(7).unwrap() && !lane.has_run(8).unwrap() && !lane.is_live(ticket.place().ticket).unwrap());
+        let waiter = thread::spawn(move || lane.wait_for_run(7, Until::Never).unwrap());
+        ticket.end_run();
+        assert!(waiter.join().unwrap());
+    }
+}
