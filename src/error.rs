@@ -4,7 +4,7 @@ use std::{fmt, io, path::PathBuf, sync::Arc};
 
 use crate::{
     exit::ExitCode,
-    job::RunId,
+    job::{LaneRun, RunId},
     name::{Name, RequestId},
 };
 
@@ -63,6 +63,13 @@ pub enum Error {
         /// The run, if one was named.
         run: Option<RunId>,
         /// Which logs there are.
+        why: String,
+    },
+    /// There is no queued run of that number.
+    NoSuchRun {
+        /// Its lane and its number.
+        run: LaneRun,
+        /// What to do next.
         why: String,
     },
     /// A job or configuration file is wrong.
@@ -207,7 +214,9 @@ impl Error {
             Self::NewerFormat { .. } | Self::UntrustedFileSystem { .. } | Self::BadConfiguration { .. } => {
                 ExitCode::Configuration
             }
-            Self::NoSuchTrip(_) | Self::NoSuchJob { .. } | Self::NoSuchLog { .. } => ExitCode::NotFound,
+            Self::NoSuchTrip(_) | Self::NoSuchJob { .. } | Self::NoSuchLog { .. } | Self::NoSuchRun { .. } => {
+                ExitCode::NotFound
+            }
             Self::NotOurs { .. } => ExitCode::Refused,
             Self::Nested(_) => ExitCode::NotRun,
             Self::Io { source, .. } => match source.kind() {
@@ -229,7 +238,7 @@ impl Error {
     }
 
     /// Every word that [`Error::kind`] may give.
-    pub const KINDS: [&'static str; 25] = [
+    pub const KINDS: [&'static str; 26] = [
         "usage",
         "corrupt",
         "not_regular_file",
@@ -238,6 +247,7 @@ impl Error {
         "no_such_trip",
         "no_such_job",
         "no_such_log",
+        "no_such_run",
         "bad_configuration",
         "not_ours",
         "no_scheduler",
@@ -268,6 +278,7 @@ impl Error {
             Self::NoSuchTrip(_) => "no_such_trip",
             Self::NoSuchJob { .. } => "no_such_job",
             Self::NoSuchLog { .. } => "no_such_log",
+            Self::NoSuchRun { .. } => "no_such_run",
             Self::BadConfiguration { .. } => "bad_configuration",
             Self::NotOurs { .. } => "not_ours",
             Self::NoScheduler(_) => "no_scheduler",
@@ -310,6 +321,7 @@ impl fmt::Display for Error {
             ),
             Self::NoSuchLog { job, run: Some(run), why } => write!(f, "no log of run {run} of job {job}: {why}"),
             Self::NoSuchLog { job, run: None, why } => write!(f, "no log of job {job}: {why}"),
+            Self::NoSuchRun { run, why } => write!(f, "no such run: {run}; {why}"),
             Self::NoSuchJob { job, why } => write!(f, "no such job: {job}; {why}"),
             Self::Nested(name) => {
                 write!(f, "{name}: a run that this process belongs to holds that lock; waiting for it would never end")

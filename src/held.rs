@@ -51,6 +51,16 @@ impl Held {
         Self { entries, state: state.to_owned(), store }
     }
 
+    /// Whether no ancestor says that it has any.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// None, for a run that belongs to no other.
+    pub(crate) fn none(state: &Path) -> Self {
+        Self { state: state.to_owned(), ..Self::default() }
+    }
+
     /// Whether an ancestor says that it took that lock under that fence.
     pub(crate) fn contains(&self, lock: &str, fence: Fence) -> bool {
         let entry = |entry: &str| entry.rsplit_once(':').is_some_and(|(l, f)| l == lock && f.parse() == Ok(fence.0));

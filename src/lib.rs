@@ -59,6 +59,7 @@ mod manual;
 mod name;
 mod output;
 mod process;
+mod queue;
 pub mod race;
 mod schedule;
 mod sealed;

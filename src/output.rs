@@ -186,6 +186,9 @@ pub(crate) fn details(error: &Error) -> serde_json::Map<String, serde_json::Valu
             details.insert("job".to_owned(), job.as_str().into());
             details.insert("run".to_owned(), run.map(|run| run.0).into());
         }
+        Error::NoSuchRun { run, .. } => {
+            details.insert("run".to_owned(), run.to_string().into());
+        }
         Error::NoSuchJob { job, .. } => {
             details.insert("job".to_owned(), job.as_str().into());
         }

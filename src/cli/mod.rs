@@ -8,6 +8,7 @@ mod install;
 mod logs;
 mod man;
 mod plain;
+mod queue;
 pub(crate) mod run;
 mod status;
 mod update;
@@ -26,6 +27,7 @@ pub(crate) use history::History;
 pub(crate) use install::{Install, Scheduler, Scope as InstallScope, Uninstall};
 pub(crate) use logs::Logs;
 pub(crate) use man::Man;
+pub(crate) use queue::{Queue, QueueAdd, Target};
 pub(crate) use run::{Run, Stop};
 pub(crate) use status::Status;
 pub(crate) use update::Update;
@@ -151,6 +153,9 @@ pub(crate) enum Command {
     Logs(Logs),
     /// Whether jobs are well, for a monitoring system: late, failing, running too long; takes no lock.
     Check(Check),
+    /// Commands that run in the background, one after another: add, list, wait, cancel, retry, pause, resume.
+    #[command(subcommand)]
+    Queue(Queue),
     /// Update a file by a command that reads the old content and prints the new one.
     Update(Update),
     /// flock(1), with its options: take the lock of a file, run a command, let it go.

@@ -66,6 +66,30 @@ pub(crate) struct RunOptions {
     #[arg(long, value_name = "N", value_parser = settings::exit_code, allow_negative_numbers = true)]
     #[arg(help_heading = "Limits")]
     pub(crate) stop_exit_code: Option<u8>,
+    /// Run once for each time that these five fields of a crontab name, whichever host comes first; the others record who
+    /// ran it, and exit 0. Wants a store on a server (see --store).
+    #[arg(long, value_name = "CRON", value_parser = settings::tick, help_heading = "When")]
+    pub(crate) tick: Option<Tick>,
+    /// Wait a random time up to this long first.
+    #[arg(long, value_name = "DURATION", value_parser = duration, allow_negative_numbers = true)]
+    #[arg(help_heading = "When")]
+    pub(crate) jitter: Option<Duration>,
+    /// How long the job's lease on a server lasts unless it is renewed, 1 s to 1 d: so long nobody starts it elsewhere when
+    /// this host is gone, and the job is ended before it is over when the server is [default: 30].
+    #[arg(long, value_name = "DURATION", value_parser = settings::lease, allow_negative_numbers = true)]
+    #[arg(help_heading = "Lock and output")]
+    pub(crate) lease: Option<Duration>,
+    /// Where the output goes: where triplock's does, to a log, or to a log that is printed if the run fails
+    /// [default: inherit].
+    #[arg(long, value_parser = words::<OutputMode>(), help_heading = "Lock and output")]
+    pub(crate) output: Option<OutputMode>,
+    #[command(flatten)]
+    pub(crate) course: CourseOptions,
+}
+
+// What a queued run takes as well.
+#[derive(Debug, Default, Args)]
+pub(crate) struct CourseOptions {
     /// How many may run at once, 1 to 64 [default: 1].
     #[arg(long, value_name = "N", value_parser = settings::slots, allow_negative_numbers = true)]
     #[arg(help_heading = "While the job runs already")]
@@ -73,7 +97,6 @@ pub(crate) struct RunOptions {
     /// Hold this lock as well; may be given again. Taken in one order whatever the order here.
     #[arg(long = "lock", value_name = "NAME", help_heading = "While the job runs already")]
     pub(crate) locks: Vec<Name>,
-
     /// End an attempt that takes longer.
     #[arg(long, value_name = "DURATION", value_parser = settings::time, allow_negative_numbers = true)]
     #[arg(help_heading = "Limits")]
@@ -87,7 +110,6 @@ pub(crate) struct RunOptions {
     #[arg(long, value_name = "SIGNAL", value_parser = signal::parse, allow_negative_numbers = true)]
     #[arg(help_heading = "Limits")]
     pub(crate) signal: Option<i32>,
-
     /// Try again up to N times when it fails [default: 0].
     #[arg(long, value_name = "N", value_parser = settings::count, allow_negative_numbers = true)]
     #[arg(help_heading = "Success and failure")]
@@ -108,35 +130,16 @@ pub(crate) struct RunOptions {
     #[arg(long, value_name = "CODES", value_parser = exit_codes, allow_negative_numbers = true)]
     #[arg(help_heading = "Success and failure")]
     pub(crate) ok_exit: Option<ExitCodes>,
-
     /// Run at most once in this time: not due, and exit 0, until it has passed since the last success started.
     #[arg(long, value_name = "DURATION", value_parser = settings::time, allow_negative_numbers = true)]
     #[arg(help_heading = "When")]
     pub(crate) once_per: Option<Duration>,
-    /// Run once for each time that these five fields of a crontab name, whichever host comes first; the others record who
-    /// ran it, and exit 0. Wants a store on a server (see --store).
-    #[arg(long, value_name = "CRON", value_parser = settings::tick, help_heading = "When")]
-    pub(crate) tick: Option<Tick>,
-    /// Wait a random time up to this long first.
-    #[arg(long, value_name = "DURATION", value_parser = duration, allow_negative_numbers = true)]
-    #[arg(help_heading = "When")]
-    pub(crate) jitter: Option<Duration>,
-
-    /// How long the job's lease on a server lasts unless it is renewed, 1 s to 1 d: so long nobody starts it elsewhere when
-    /// this host is gone, and the job is ended before it is over when the server is [default: 30].
-    #[arg(long, value_name = "DURATION", value_parser = settings::lease, allow_negative_numbers = true)]
-    #[arg(help_heading = "Lock and output")]
-    pub(crate) lease: Option<Duration>,
     /// What keeps the lock: the command alone, or all it started and left running [default: command].
     #[arg(long, value_parser = words::<Hold>(), help_heading = "Lock and output")]
     pub(crate) hold: Option<Hold>,
     /// Give the command no lock descriptor: if triplock is killed, the lock is free though the command runs on.
     #[arg(short = 'o', long, help_heading = "Lock and output")]
     pub(crate) close: bool,
-    /// Where the output goes: where triplock's does, to a log, or to a log that is printed if the run fails
-    /// [default: inherit].
-    #[arg(long, value_parser = words::<OutputMode>(), help_heading = "Lock and output")]
-    pub(crate) output: Option<OutputMode>,
     /// How many logs are kept [default: 20].
     #[arg(long, value_name = "N", value_parser = settings::count, allow_negative_numbers = true)]
     #[arg(help_heading = "Lock and output")]
@@ -158,6 +161,18 @@ impl RunOptions {
             wait: self.wait,
             conflict_exit_code: self.conflict_exit_code,
             stop_exit_code: self.stop_exit_code,
+            jitter: self.jitter,
+            lease: self.lease,
+            tick: self.tick.clone(),
+            output: self.output,
+            ..self.course.settings()
+        }
+    }
+}
+
+impl CourseOptions {
+    pub(super) fn settings(&self) -> Settings {
+        Settings {
             time_limit: self.time_limit,
             kill_after: self.kill_after,
             signal: self.signal,
@@ -167,16 +182,13 @@ impl RunOptions {
             retry_max_delay: self.retry_max_delay,
             ok_exit: self.ok_exit.as_ref().map(|codes| codes.0.clone()),
             once_per: self.once_per,
-            jitter: self.jitter,
             slots: self.slots,
             locks: (!self.locks.is_empty()).then(|| self.locks.clone()),
             close: self.close.then_some(true),
             hold: self.hold,
-            lease: self.lease,
-            tick: self.tick.clone(),
-            output: self.output,
             keep_runs: self.keep_runs,
             log_limit: self.log_limit,
+            ..Settings::default()
         }
     }
 }
@@ -270,7 +282,7 @@ mod tests {
         };
         let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(options(&line), expected);
-        assert_eq!(parse(&line).unwrap().options.config, Some("/x".into()));
+        assert_eq!(parse(&line).unwrap().options.course.config, Some("/x".into()));
         assert_eq!(options("J c"), Options::default());
         assert_eq!(
             options("J --policy replace -o c"),

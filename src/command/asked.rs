@@ -22,7 +22,10 @@ pub(super) fn asked(words: &[String]) -> Result<Asked, String> {
     };
     let subject = match command {
         Command::Run(run) => {
-            Subject::Run { job: run.job, has_command: !run.command.is_empty(), config: run.options.config }
+            Subject::Run { job: run.job, has_command: !run.command.is_empty(), config: run.options.course.config }
+        }
+        Command::Queue(cli::Queue::Add(add)) => {
+            Subject::Run { job: add.lane, has_command: !add.command.is_empty(), config: add.course.config }
         }
         Command::Stop(stop) => Subject::Job(stop.job),
         Command::Logs(logs) => Subject::Job(logs.job),

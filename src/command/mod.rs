@@ -10,6 +10,7 @@ mod history;
 mod install;
 mod logs;
 mod man;
+mod queue;
 mod race;
 mod run;
 mod status;
@@ -60,6 +61,10 @@ pub fn main() -> u8 {
         Command::Check(args) => return check::check(&output, &global, &args),
         Command::Logs(args) => logs::logs(&output, &global, &args).map_err(Into::into),
         Command::Update(args) => return update::update(&output, &global, args),
+        Command::Queue(command) => {
+            return queue::queue(&output, &global, command)
+                .unwrap_or_else(|error| output::report(&output, &error, || place(&global).ok()).code());
+        }
         Command::Flock(cli::Flock { words }) => return flock::after_options(global, words),
         Command::Install(args) => install::install(&output, &global, &args),
         Command::Uninstall(args) => install::uninstall(&output, &args),

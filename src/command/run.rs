@@ -29,7 +29,7 @@ pub(super) fn run(output: &Output, global: &Global, args: &cli::Run) -> u8 {
 }
 
 fn attempt(output: &Output, global: &Global, args: &cli::Run) -> Result<Done> {
-    let sources = Sources::new(args.options.config.as_deref(), &Environment::current())?;
+    let sources = Sources::new(args.options.course.config.as_deref(), &Environment::current())?;
     let path = state_path(global)?;
     let resolved = sources.resolve(&args.job, args.command.clone(), args.settings());
     let Resolved { command, options, user } = match resolved {
@@ -65,7 +65,7 @@ fn attempt(output: &Output, global: &Global, args: &cli::Run) -> Result<Done> {
         Some(url) => job::LeasedRun { url, state, job, command, options, announce: &announce }.run(),
         None => {
             wants_no_server(options)?;
-            job::Run { state, job, command, options, announce: &announce }.run()
+            job::Run { state, job, command, options, queued: None, announce: &announce }.run()
         }
     }
 }

@@ -156,6 +156,52 @@ impl Dir {
         }
     }
 
+    /// Makes a file afresh that is for its maker alone, whoever shares the directory; one of that name that a killed process
+    /// left behind is removed first. The caller holds the lock that guards the name.
+    pub(crate) fn create_private(&self, name: &str) -> Result<File> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        for _ in 0..2 {
+            match rustix::fs::openat(&self.fd, name, flags, Mode::RUSR | Mode::WUSR) {
+                Ok(fd) => return Ok(File::from(fd)),
+                Err(Errno::EXIST) => self.unlink(name)?,
+                Err(errno) => return Err(Error::cannot_create(self.path_of(name), errno)),
+            }
+        }
+        Err(Error::cannot_create(self.path_of(name), io::ErrorKind::AlreadyExists))
+    }
+
+    /// Opens such a file for reading, and says whose it is: the number of its maker, which nobody but root can forge. `None`
+    /// when there is none.
+    pub(crate) fn open_private(&self, name: &str) -> Result<Option<(File, u32)>> {
+        let failed = |errno| self.open_error("open", name, errno);
+        match self.at(name, OFlags::RDONLY) {
+            Ok(file) => {
+                let stat = rustix::fs::fstat(&file).map_err(failed)?;
+                match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
+                    rustix::fs::FileType::RegularFile => Ok(Some((file, stat.st_uid))),
+                    kind => Err(Error::NotRegular { path: self.path_of(name), kind: kind_word(kind) }),
+                }
+            }
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(failed(errno)),
+        }
+    }
+
+    /// Whose a file is, without opening it; `None` when there is none.
+    pub(crate) fn owner(&self, name: &str) -> Result<Option<u32>> {
+        match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat.st_uid)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(Error::io("stat", self.path_of(name), errno)),
+        }
+    }
+
+    /// Moves a file to another directory.
+    pub(crate) fn move_to(&self, name: &str, other: &Self, to: &str) -> Result<()> {
+        rustix::fs::renameat(&self.fd, name, &other.fd, to)
+            .map_err(|errno| Error::io("move a file to", other.path_of(to), errno))
+    }
+
     /// A directory of ours inside, or `None` when it is missing.
     pub(crate) fn subdirectory(&self, name: &str) -> Result<Option<Self>> {
         let path = self.path_of(name);

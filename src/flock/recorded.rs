@@ -95,6 +95,7 @@ impl Ledger {
                 holder: self.holder(totals),
                 wait: seconds(waited),
                 command: self.command.clone(),
+                queued: false,
             })]
         };
         self.append(append).map(drop)
@@ -124,6 +125,7 @@ impl Ledger {
                 reserved: 0,
                 lease: None,
                 tick: None,
+                queued: false,
             };
             started = Some((start.run, start.fence));
             lost.into_iter().map(Event::Ended).chain([Event::Started(start)]).collect()
@@ -212,6 +214,7 @@ impl Recorded {
             again: false,
             exit,
             signal,
+            code: None,
             start: self.start,
             duration: seconds(duration),
             user: seconds(usage.user),

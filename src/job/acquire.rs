@@ -1,14 +1,21 @@
 //! Getting the locks of a run: a slot of its job, then the named locks in byte order.
 //!
 //! The order is what makes deadlock impossible: every run takes its job's lock first and then the named ones in one
-//! order, so of several runs that wait for each other's locks one always has all it waits for.
+//! order, so of several runs that wait for each other's locks one always has all it waits for. (To stand in a lane is no
+//! exception: who is first in it waits for the lock alone.)
+//!
+//! Who waits does so in the lock's lane, which says why ([`crate::lock::Lane`]).
 //!
 //! `--policy replace` has a lock of its own, `NAME.turn`: one replacement at a time ends the run there is and takes its
 //! place, and the next one replaces that. Without it, twenty replacements at once would all end the same run, queue
-//! behind each other, and the nineteenth would wait for a run that it was to replace. The turn is given back once the
-//! lock is ours.
+//! behind each other, and the nineteenth would wait for a run that it was to replace. Who has the turn stands in front of
+//! everybody in the lane; otherwise it would end the run, find the first in line running, end that one too, and so on to
+//! the end of the line. The turn is given back once the lock is ours.
 
-use std::time::{Duration, Instant};
+use std::{
+    os::fd::{AsFd as _, OwnedFd},
+    time::{Duration, Instant},
+};
 
 use super::{
     files::JobFiles,
@@ -22,7 +29,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     held::Held,
-    lock::{Acquire, Deferred, FileGuard, FileLock, Holder, Missing, Until, arrived},
+    lock::{Acquire, Deferred, FileGuard, FileLock, Holder, Missing, Ticket, Until, arrived},
     name::Name,
     process::{LockTable, Signals},
 };
@@ -36,14 +43,25 @@ pub(super) struct Locks {
     pub(super) job: FileGuard,
     /// The named ones, in the order in which they were taken.
     pub(super) named: Vec<FileGuard>,
+    /// The places in their lanes, to be given up once the start is recorded.
+    tickets: Vec<Ticket>,
+    /// Of a queued run: what shows that it is not over, for the command to inherit.
+    pub(super) lane: Option<OwnedFd>,
     /// How long it took.
     pub(super) waited: Duration,
+}
+
+impl Locks {
+    /// The start is recorded: the next in line may wait for the locks.
+    pub(super) fn leave_lanes(&mut self) {
+        self.tickets.clear();
+    }
 }
 
 /// What asking for them came to.
 pub(super) enum Acquired {
     Granted(Locks),
-    /// Somebody holds that lock.
+    /// Somebody holds that lock, or waits for it.
     Busy {
         lock: String,
         by: By,
@@ -71,6 +89,8 @@ pub(super) struct Asking<'a> {
     /// Those of `locks/`, when some were named.
     pub(super) named: Option<&'a FileLock>,
     pub(super) held: &'a Held,
+    /// The place that a queued run has in the job's lane already.
+    pub(super) ticket: Option<&'a Ticket>,
     /// Told before a wait: which lock, and who holds it.
     pub(super) announce: &'a dyn Fn(&str, Option<&Holder>),
 }
@@ -78,8 +98,26 @@ pub(super) struct Asking<'a> {
 /// Why a lock was not had.
 enum Not {
     Busy(Option<Holder>),
+    /// Others wait for it.
+    Behind(Option<Holder>),
     Nested,
     Interrupted(i32),
+}
+
+/// One lock that is wanted: any of these files.
+struct Wanted<'a> {
+    locks: &'a FileLock,
+    name: &'a Name,
+    files: &'a [String],
+    /// How it is called.
+    key: &'a str,
+}
+
+/// One of its files, and the place in its lane that we still have.
+struct Had {
+    slot: u32,
+    guard: FileGuard,
+    ticket: Option<Ticket>,
 }
 
 impl Asking<'_> {
@@ -90,158 +128,140 @@ impl Asking<'_> {
             Policy::Wait(wait) => wait.until(),
             Policy::Replace => Until::Never,
         };
-        let (slot, job) = match self.slot(until)? {
-            Ok(granted) => granted,
-            Err(not) => return Ok(Self::failed(not, self.locks, &self.slots(), &self.files.job, None, begun)),
+        let job = &self.files.job;
+        let files: Vec<_> = (1..=self.options.slots).map(|slot| self.files.lock(slot)).collect();
+        let wanted = Wanted { locks: self.locks, name: job, files: &files, key: job.as_str() };
+        let had = match self.ticket {
+            Some(ticket) => {
+                self.in_line(&wanted, until, ticket)?.map(|(slot, guard)| Had { slot, guard, ticket: None })
+            }
+            None => self.one(&wanted, until, self.options.policy == Policy::Replace)?,
         };
+        let Had { slot, guard: job, ticket } = match had {
+            Ok(had) => had,
+            Err(not) => return Ok(wanted.failed(not, begun)),
+        };
+        let mut tickets: Vec<_> = ticket.into_iter().collect();
         let mut named = Vec::new();
         if let Some(locks) = self.named {
             for name in &self.options.locks {
-                let key = format!("locks/{name}");
-                let file = format!("{name}.lock");
-                match self.one(locks, name, &file, &key, until, true)? {
-                    Ok(guard) => named.push(guard),
-                    Err(not) => return Ok(Self::failed(not, locks, &[file], name, Some(key), begun)),
-                }
-            }
-        }
-        Ok(Acquired::Granted(Locks { slot, job, named, waited: begun.elapsed() }))
-    }
-
-    /// `key`: how a lock is called that is not the job's own.
-    fn failed(
-        not: Not,
-        locks: &FileLock,
-        files: &[String],
-        name: &Name,
-        key: Option<String>,
-        begun: Instant,
-    ) -> Acquired {
-        let waited = begun.elapsed();
-        match not {
-            Not::Busy(noted) => {
-                let lock = key.unwrap_or_else(|| name.as_str().to_owned());
-                Acquired::Busy { lock, by: By::find(locks, files, noted), waited }
-            }
-            Not::Nested => Acquired::Nested { lock: name.clone(), waited },
-            Not::Interrupted(signal) => Acquired::Interrupted { signal, waited },
-        }
-    }
-
-    /// The lock files of the job's slots.
-    fn slots(&self) -> Vec<String> {
-        (1..=self.options.slots).map(|slot| self.files.lock(slot)).collect()
-    }
-
-    /// A slot of the job.
-    fn slot(&self, until: Until) -> Result<Result<(u32, FileGuard), Not>> {
-        let files = self.slots();
-        let holder = match self.free_slot(&files)? {
-            Ok(granted) => return Ok(Ok(granted)),
-            Err(Not::Busy(holder)) if until != Until::Now => holder,
-            Err(not) => return Ok(Err(not)),
-        };
-        let job = &self.files.job;
-        (self.announce)(job.as_str(), holder.as_ref());
-        if self.options.policy == Policy::Replace {
-            return self.replace(&files);
-        }
-        if let [file] = files.as_slice() {
-            return Ok(self.one(self.locks, job, file, job.as_str(), until, false)?.map(|guard| (1, guard)));
-        }
-        let signals = Signals::take().map_err(|e| Error::io("take the signals of", "this process", e))?;
-        loop {
-            match self.locks.acquire_any(job, &files, until, std::os::fd::AsFd::as_fd(&signals)) {
-                Ok(Acquire::Granted((at, guard))) => return Ok(Ok((number(at), guard))),
-                Ok(Acquire::Held(holder)) => return Ok(Err(Not::Busy(holder))),
-                Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::Interrupted => {
-                    if let Some(signal) = interruption(&signals)? {
-                        return Ok(Err(Not::Interrupted(signal)));
+                let (key, files) = (format!("locks/{name}"), [format!("{name}.lock")]);
+                let wanted = Wanted { locks, name, files: &files, key: &key };
+                match self.one(&wanted, until, false)? {
+                    Ok(Had { guard, ticket, .. }) => {
+                        named.push(guard);
+                        tickets.extend(ticket);
                     }
+                    Err(not) => return Ok(wanted.failed(not, begun)),
                 }
-                Err(e) => return Err(e),
             }
         }
+        let lane = self.ticket.map(|ticket| rustix::io::fcntl_dupfd_cloexec(ticket.descriptor(), 3));
+        let lane = lane.transpose().map_err(|e| Error::io("share the lane of", job.path(), e))?;
+        Ok(Acquired::Granted(Locks { slot, job, named, tickets, lane, waited: begun.elapsed() }))
     }
 
-    /// The first slot that is free.
-    fn free_slot(&self, files: &[String]) -> Result<Result<(u32, FileGuard), Not>> {
-        let job = &self.files.job;
+    /// One lock.
+    fn one(&self, wanted: &Wanted<'_>, until: Until, replace: bool) -> Result<Result<Had, Not>> {
+        let had = |(slot, guard)| Had { slot, guard, ticket: None };
+        let others_wait = match wanted.locks.lane(wanted.name)? {
+            Some(lane) => lane.has_waiters()?,
+            None => false,
+        };
+        let holder = if others_wait {
+            if self.is_ours(wanted)? {
+                return Ok(Err(Not::Nested));
+            }
+            wanted.noted()?
+        } else {
+            match self.free(wanted)? {
+                Ok(free) => return Ok(Ok(had(free))),
+                Err(Not::Busy(holder)) => holder,
+                Err(not) => return Ok(Err(not)),
+            }
+        };
+        if until == Until::Now {
+            return Ok(Err(if others_wait { Not::Behind(holder) } else { Not::Busy(holder) }));
+        }
+        (self.announce)(wanted.key, holder.as_ref());
+        if replace {
+            return Ok(self.replace(wanted)?.map(had));
+        }
+        let ticket = wanted.locks.make_lane(wanted.name)?.take(0)?;
+        let line = self.in_line(wanted, until, &ticket)?;
+        Ok(line.map(|(slot, guard)| Had { slot, guard, ticket: Some(ticket) }))
+    }
+
+    /// The first of its files that is free.
+    fn free(&self, wanted: &Wanted<'_>) -> Result<Result<(u32, FileGuard), Not>> {
         let (mut last, mut ours) = (None, 0);
-        for (at, file) in files.iter().enumerate() {
-            match self.locks.acquire_named_file(job, file.clone(), Missing::Create, Until::Now, None)? {
+        for (at, file) in wanted.files.iter().enumerate() {
+            match wanted.locks.acquire_named_file(wanted.name, file.clone(), Missing::Create, Until::Now, None)? {
                 Some(Acquire::Granted(guard)) => return Ok(Ok((number(at), guard))),
                 Some(Acquire::Held(holder)) => {
-                    ours += usize::from(self.is_ancestors(self.locks, file, job.as_str(), holder.as_ref()));
+                    ours += usize::from(self.is_ancestors(wanted, file, holder.as_ref()));
                     last = holder.or(last);
                 }
                 None => {}
             }
         }
-        Ok(Err(if ours == files.len() { Not::Nested } else { Not::Busy(last) }))
+        Ok(Err(if ours == wanted.files.len() { Not::Nested } else { Not::Busy(last) }))
+    }
+
+    /// Whether runs that we belong to have all of its files.
+    fn is_ours(&self, wanted: &Wanted<'_>) -> Result<bool> {
+        for file in wanted.files {
+            let holder = wanted.locks.note_of(file)?.and_then(|(holder, _)| holder);
+            if !self.is_ancestors(wanted, file, holder.as_ref()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Whether a run that we belong to has that lock. Its note is believed only if the kernel names its process, or does not
     /// tell: a note is left behind, and who holds the lock now may have written none, or not yet.
-    fn is_ancestors(&self, locks: &FileLock, file: &str, lock: &str, holder: Option<&Holder>) -> bool {
-        let Some(holder) = holder.filter(|holder| self.held.contains(lock, holder.fence)) else { return false };
-        let (Ok(Some((_, id))), Ok(table)) = (locks.note_of(file), LockTable::read()) else { return true };
+    fn is_ancestors(&self, wanted: &Wanted<'_>, file: &str, holder: Option<&Holder>) -> bool {
+        let Some(holder) = holder.filter(|holder| self.held.contains(wanted.key, holder.fence)) else { return false };
+        let (Ok(Some((_, id))), Ok(table)) = (wanted.locks.note_of(file), LockTable::read()) else { return true };
         let takers = table.takers(id);
         takers.is_empty() || takers.contains(&holder.pid) || takers.contains(&0)
     }
 
-    /// One lock of one file.
-    fn one(
-        &self,
-        locks: &FileLock,
-        name: &Name,
-        file: &str,
-        key: &str,
-        until: Until,
-        announce: bool,
-    ) -> Result<Result<FileGuard, Not>> {
-        let ask = |until| {
-            let acquired = locks.acquire_named_file(name, file.to_owned(), Missing::Create, until, None)?;
-            Ok::<_, Error>(acquired.expect("a missing lock file is created"))
-        };
-        let holder = match ask(Until::Now)? {
-            Acquire::Granted(guard) => return Ok(Ok(guard)),
-            Acquire::Held(holder) => holder,
-        };
-        if self.is_ancestors(locks, file, key, holder.as_ref()) {
-            return Ok(Err(Not::Nested));
-        }
-        if until == Until::Now {
-            return Ok(Err(Not::Busy(holder)));
-        }
-        if announce {
-            (self.announce)(key, holder.as_ref());
-        }
+    /// One of its files, in our turn.
+    fn in_line(&self, wanted: &Wanted<'_>, until: Until, ticket: &Ticket) -> Result<Result<(u32, FileGuard), Not>> {
         // TERM, INT and HUP end the wait, and are recorded.
         let _deferred = Deferred::begin();
-        match ask(until) {
-            Ok(Acquire::Granted(guard)) => Ok(match arrived() {
-                Some(signal) => Err(Not::Interrupted(signal)),
-                None => Ok(guard),
-            }),
-            Ok(Acquire::Held(holder)) => Ok(Err(Not::Busy(holder))),
-            Err(e) => match arrived() {
-                Some(signal) => Ok(Err(Not::Interrupted(signal))),
-                None => Err(e),
-            },
+        loop {
+            let waited = ticket.wait_for_turn(until, &mut || Ok(()));
+            match (waited, arrived()) {
+                (_, Some(signal)) => return Ok(Err(Not::Interrupted(signal))),
+                (Ok(true), None) => {}
+                (Ok(false), None) => return Ok(Err(Not::Behind(wanted.noted()?))),
+                (Err(e), None) => return Err(e),
+            }
+            let had = match wanted.wait(until)? {
+                Ok(had) => had,
+                not => return Ok(not),
+            };
+            if ticket.is_first()? {
+                return Ok(Ok(had));
+            }
         }
     }
 
     /// Ends the longest run of the job and takes its place.
-    fn replace(&self, files: &[String]) -> Result<Result<(u32, FileGuard), Not>> {
-        let turn = format!("{}.turn", self.files.job);
-        let _turn = match self.one(self.locks, &self.files.job, &turn, &turn, Until::Never, false)? {
+    fn replace(&self, wanted: &Wanted<'_>) -> Result<Result<(u32, FileGuard), Not>> {
+        let turn = [format!("{}.turn", self.files.job)];
+        let _deferred = Deferred::begin();
+        let _turn = match (Wanted { key: &turn[0], files: &turn, ..*wanted }).wait(Until::Never)? {
             Ok(turn) => turn,
             Err(not) => return Ok(Err(not)),
         };
+        let _in_front = self.locks.make_lane(wanted.name)?.take_front()?;
         let signals = Signals::take().map_err(|e| Error::io("take the signals of", "this process", e))?;
         loop {
-            match self.free_slot(files)? {
+            match self.free(wanted)? {
                 Err(Not::Busy(_)) => {}
                 other => return Ok(other),
             }
@@ -255,7 +275,7 @@ impl Asking<'_> {
             let stop = Stop {
                 locks: self.locks,
                 ledger: self.ledger,
-                file: &files[slot as usize - 1],
+                file: &wanted.files[slot as usize - 1],
                 slot,
                 request: Request::Replace,
                 grace: self.options.grace(),
@@ -275,9 +295,68 @@ impl Asking<'_> {
     }
 }
 
+impl Wanted<'_> {
+    /// Sleeps until one of its files is free.
+    fn wait(&self, until: Until) -> Result<Result<(u32, FileGuard), Not>> {
+        let waited = match self.files {
+            [file] => {
+                let acquired = self.locks.acquire_named_file(self.name, file.clone(), Missing::Create, until, None);
+                acquired.map(|acquired| acquired.expect("a missing lock file is created").map(|guard| (0, guard)))
+            }
+            files => {
+                let signals = Signals::take().map_err(|e| Error::io("take the signals of", "this process", e))?;
+                loop {
+                    let acquired = self.locks.acquire_any(self.name, files, until, signals.as_fd());
+                    if !acquired.as_ref().is_err_and(is_interruption) {
+                        break acquired;
+                    }
+                    if let Some(signal) = interruption(&signals)? {
+                        return Ok(Err(Not::Interrupted(signal)));
+                    }
+                }
+            }
+        };
+        // One that came before the wait was heard by nobody else.
+        if let Some(signal) = arrived() {
+            return Ok(Err(Not::Interrupted(signal)));
+        }
+        Ok(match waited? {
+            Acquire::Granted((at, guard)) => Ok((number(at), guard)),
+            Acquire::Held(holder) => Err(Not::Busy(holder)),
+        })
+    }
+
+    /// Who has it, as its first file says.
+    fn noted(&self) -> Result<Option<Holder>> {
+        Ok(self.locks.note_of(&self.files[0])?.and_then(|(holder, _)| holder))
+    }
+
+    fn failed(&self, not: Not, begun: Instant) -> Acquired {
+        let waited = begun.elapsed();
+        match not {
+            Not::Busy(noted) => {
+                Acquired::Busy { lock: self.key.to_owned(), by: By::find(self.locks, self.files, noted), waited }
+            }
+            Not::Behind(noted) => {
+                let by = match By::find(self.locks, self.files, noted) {
+                    By::Unknown => By::Waiters,
+                    by => by,
+                };
+                Acquired::Busy { lock: self.key.to_owned(), by, waited }
+            }
+            Not::Nested => Acquired::Nested { lock: self.name.clone(), waited },
+            Not::Interrupted(signal) => Acquired::Interrupted { signal, waited },
+        }
+    }
+}
+
 /// The slot at that place in the list of lock files.
 fn number(at: usize) -> u32 {
     u32::try_from(at).expect("a job has few slots") + 1
+}
+
+fn is_interruption(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::Interrupted)
 }
 
 fn interruption(signals: &Signals) -> Result<Option<i32>> {

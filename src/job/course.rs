@@ -358,6 +358,7 @@ impl<L: Lines> Course<'_, L> {
             reserved: 0,
             lease: self.options.lease.map(seconds),
             tick: None,
+            queued: false,
         }
     }
 
@@ -369,6 +370,7 @@ impl<L: Lines> Course<'_, L> {
             again,
             exit: verdict.exit,
             signal: verdict.signal,
+            code: verdict.own_code(),
             start: verdict.start,
             duration: seconds(verdict.duration),
             user: seconds(verdict.usage.user),
@@ -416,6 +418,12 @@ impl Verdict {
         let (code, usage) = (code.code(), Usage::default());
         let (outcome, duration) = (Outcome::NotStarted, Duration::ZERO);
         Self { outcome, code, exit: None, signal: None, usage, start, duration, why: Some(why) }
+    }
+
+    /// The exit code, where the command's end does not make it.
+    fn own_code(&self) -> Option<u8> {
+        let by_signal = self.signal.map(|signal| 128 + u8::try_from(signal).unwrap_or_default());
+        (self.exit.or(by_signal) != Some(self.code)).then_some(self.code)
     }
 
     /// Whether somebody's request may have been what ended it: one that had ended by itself, or that reached its limit, was not

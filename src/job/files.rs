@@ -27,6 +27,7 @@ const LEDGER: &str = "jsonl";
 const OLD: &str = "old";
 const COMMIT: &str = "commit";
 const LOGS: &str = "logs";
+const QUEUE: &str = "queue";
 const LOCK: &str = "lock";
 const SLOT: &str = "slot";
 
@@ -40,6 +41,11 @@ impl JobFiles {
     pub(crate) fn lock(&self, slot: u32) -> String {
         let job = &self.job;
         if slot <= 1 { format!("{job}.{LOCK}") } else { format!("{job}.{SLOT}{slot}") }
+    }
+
+    /// The directory of who stands in its lane: `NAME.queue`.
+    pub(crate) fn queue(&self) -> String {
+        format!("{}.{QUEUE}", self.job)
     }
 
     /// The directory of the jobs' files, if there is one.
@@ -60,7 +66,7 @@ impl JobFiles {
             let Some((job, suffix)) = name.rsplit_once('.') else { continue };
             let Ok(job) = job.parse::<Name>() else { continue };
             let slot = slot_of(suffix);
-            if slot.is_some() || [LEDGER, OLD, COMMIT, LOGS].contains(&suffix) {
+            if slot.is_some() || [LEDGER, OLD, COMMIT, LOGS, QUEUE].contains(&suffix) {
                 jobs.entry(job).or_default().extend(slot);
             }
         }

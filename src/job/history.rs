@@ -10,8 +10,8 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::{
-    Backwards, Ended, Entry, Event, JobFiles, Outcome, Request, RunId, ServerEntries, ServerJob, ServerJobs, Started,
-    Totals,
+    Backwards, Ended, Entry, Event, JobFiles, LaneRun, Outcome, Request, RunId, ServerEntries, ServerJob, ServerJobs,
+    Started, Totals,
 };
 use crate::{
     error::Result,
@@ -29,6 +29,10 @@ pub(crate) enum RunState {
     Ended,
     /// It never began.
     NotRun,
+    /// It stands in its lane: its lane says whether its process is there.
+    Queued,
+    /// It stands in its lane, and its process is gone: `queue resume` starts another.
+    Stranded,
     /// It started, and only its lock knows whether it is over.
     Unknown,
 }
@@ -47,12 +51,26 @@ pub(crate) struct RunView {
     /// When the last one ended; of a non-run, when it was recorded.
     #[serde(serialize_with = "optional_time::serialize")]
     pub(crate) end: Option<DateTime<Utc>>,
+    /// When it came to stand in its lane.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_time::serialize")]
+    pub(crate) queued: Option<DateTime<Utc>>,
+    /// Its place there.
+    #[serde(skip)]
+    pub(crate) ticket: Option<u64>,
+    /// The runs that must be over first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) after: Vec<LaneRun>,
+    /// Whether those may have failed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) even_if_failed: bool,
     /// From start to end, pauses between attempts included.
     pub(crate) duration: Option<f64>,
     /// How long the lock was waited for.
     pub(crate) wait: f64,
     pub(crate) exit: Option<u8>,
     pub(crate) signal: Option<i32>,
+    #[serde(skip)]
+    pub(crate) code: Option<u8>,
     /// Of all attempts.
     pub(crate) user: f64,
     pub(crate) system: f64,
@@ -106,10 +124,15 @@ impl RunView {
             outcome: None,
             start: None,
             end: None,
+            queued: None,
+            ticket: None,
+            after: Vec::new(),
+            even_if_failed: false,
             duration: None,
             wait: 0.0,
             exit: None,
             signal: None,
+            code: None,
             user: 0.0,
             system: 0.0,
             peak_memory: 0,
@@ -129,7 +152,7 @@ impl RunView {
 
     /// When it started, or was not run: what histories are ordered by.
     pub(crate) fn time(&self) -> Option<DateTime<Utc>> {
-        self.start.or(self.end)
+        self.start.or(self.end).or(self.queued)
     }
 
     /// What the lock says of a run whose end is not in the ledger.
@@ -145,6 +168,14 @@ impl RunView {
                 self.reason.get_or_insert_with(|| "its end was never recorded".to_owned());
             }
             None => {}
+        }
+    }
+
+    /// What its lane says of a run that stands there.
+    pub(crate) fn settle_queued(&mut self, is_live: bool) {
+        if self.state == RunState::Queued && !is_live {
+            self.state = RunState::Stranded;
+            self.reason.get_or_insert_with(|| "its process is gone".to_owned());
         }
     }
 
@@ -169,6 +200,7 @@ impl RunView {
         match entry.event {
             Event::Started(started) => {
                 self.start.get_or_insert(entry.time);
+                (self.state, self.reason) = (RunState::Unknown, None);
                 (self.host, self.pid, self.invocation_id) = (entry.host, entry.pid, entry.invocation_id);
                 self.begin(entry.time, started);
             }
@@ -189,6 +221,16 @@ impl RunView {
                 self.holder = not_run.holder;
             }
             Event::EndRequested(asked) => self.end_requested = Some(asked.request),
+            Event::Queued(queued) => {
+                (self.host, self.pid, self.invocation_id) = (entry.host, entry.pid, entry.invocation_id);
+                self.state = RunState::Queued;
+                self.queued = Some(entry.time);
+                self.ticket = Some(queued.ticket);
+                self.after = queued.after;
+                self.even_if_failed = queued.even_if_failed;
+                self.command = Some(queued.command);
+            }
+            Event::Stranded(stranded) => self.reason = Some(stranded.reason),
         }
     }
 
@@ -207,7 +249,7 @@ impl RunView {
             self.end = Some(time);
             self.fence = Some(ended.fence);
             self.wait = ended.wait;
-            (self.exit, self.signal) = (ended.exit, ended.signal);
+            (self.exit, self.signal, self.code) = (ended.exit, ended.signal, ended.code);
             self.reason.clone_from(&ended.reason);
             // The ledger may begin amid the run.
             let start = *self.start.get_or_insert(ended.start);
@@ -323,7 +365,7 @@ impl Iterator for Runs {
                 Some(Err(e)) => return Some(Err(e)),
                 None => break,
             };
-            let (run, is_first) = place_of(&entry.event);
+            let (RunId(run), is_first) = entry.event.run();
             if self.since.is_some_and(|since| entry.time < since) && !self.waiting.contains_key(&run) {
                 if self.waiting.is_empty() {
                     break;
@@ -345,16 +387,6 @@ impl Iterator for Runs {
             }
         }
         None
-    }
-}
-
-/// Which run a line is about, and whether it is that run's first.
-fn place_of(event: &Event) -> (u64, bool) {
-    match event {
-        Event::Started(started) => (started.run.0, started.attempt <= 1),
-        Event::Ended(ended) => (ended.run.0, false),
-        Event::NotRun(not_run) => (not_run.run.0, true),
-        Event::EndRequested(asked) => (asked.run.0, false),
     }
 }
 

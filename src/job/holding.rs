@@ -26,6 +26,8 @@ pub(super) enum By {
         pid: u32,
         command: String,
     },
+    /// Nobody at this moment, and others wait for it.
+    Waiters,
     Unknown,
 }
 

@@ -1,6 +1,11 @@
 //! What a run is built on, whatever it is: the files of a state directory, or leases of a server.
 
-use std::{ffi::OsString, io, os::fd::BorrowedFd, time::Duration};
+use std::{
+    ffi::OsString,
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -141,7 +146,8 @@ impl Holding for Locks {
     }
 
     fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        std::iter::once(&self.job).chain(&self.named).map(FileGuard::descriptor).collect()
+        let locks = std::iter::once(&self.job).chain(&self.named).map(FileGuard::descriptor);
+        locks.chain(self.lane.as_ref().map(AsFd::as_fd)).collect()
     }
 
     fn wants_a_certain_end(&self, options: &Options) -> bool {

@@ -79,6 +79,7 @@ fn started(run: RunId, slot: u32) -> Started {
         reserved: if slot == 3 { run.0 + 100 } else { 0 },
         lease: None,
         tick: None,
+        queued: false,
     }
 }
 
@@ -90,6 +91,7 @@ fn ended(run: RunId, outcome: Outcome, again: bool) -> Ended {
         again,
         exit: (outcome == Outcome::Failed).then_some(3),
         signal: None,
+        code: None,
         start: "2026-11-23T20:25:19.123456+00:00".parse().unwrap(),
         duration: 1.5,
         user: 0.125,

@@ -2,21 +2,29 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{crontab::Tick, lock::Wait, name::Name};
 
-/// How a job is run.
-#[derive(Debug, Clone, PartialEq)]
+/// How a job is run. As JSON, durations are in seconds, and what a queued run has no use for is left out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Options {
     /// What to do while the job's lock is held.
+    #[serde(skip)]
     pub policy: Policy,
     /// The exit code of a run that was skipped.
+    #[serde(skip)]
     pub conflict_exit_code: u8,
     /// The exit code of a run that somebody ended on purpose, or of a wait that a signal ended; else it is the command's.
+    #[serde(skip)]
     pub stop_exit_code: Option<u8>,
     /// How long an attempt may take.
+    #[serde(with = "optional_seconds")]
     pub time_limit: Option<Duration>,
     /// How long the job has between the first signal and KILL; zero sends no KILL (as timeout(1) means it). `None`: 10
     /// seconds, and a quarter of the lease on a server.
+    #[serde(with = "optional_seconds")]
     pub kill_after: Option<Duration>,
     /// The first signal, by number.
     pub signal: i32,
@@ -25,8 +33,10 @@ pub struct Options {
     /// Exit codes that count as success.
     pub ok_exit: Vec<u8>,
     /// At most one success within this time.
+    #[serde(with = "optional_seconds")]
     pub once_per: Option<Duration>,
     /// Wait a random time up to this long before asking for the lock.
+    #[serde(skip)]
     pub jitter: Duration,
     /// How many may run at once, 1 to [`Options::MAX_SLOTS`].
     pub slots: u32,
@@ -37,8 +47,10 @@ pub struct Options {
     /// What keeps the lock.
     pub hold: Hold,
     /// How long the job's lease on a server lasts from each renewal; `None`: [`Options::LEASE`].
+    #[serde(skip)]
     pub lease: Option<Duration>,
     /// Run once for each of these times, whichever host comes first.
+    #[serde(skip)]
     pub tick: Option<Tick>,
     /// Where the output goes.
     pub output: OutputMode,
@@ -60,7 +72,8 @@ pub enum Policy {
 }
 
 /// What keeps the lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Hold {
     /// The command: when it ends, the lock is free, whatever it left running.
     Command,
@@ -69,7 +82,8 @@ pub enum Hold {
 }
 
 /// Where a job's output goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum OutputMode {
     /// Where triplock's goes.
     Inherit,
@@ -80,15 +94,17 @@ pub enum OutputMode {
 }
 
 /// Attempts after a failure.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Retries {
     /// How many, at most.
     pub count: u32,
     /// The pause before the first.
+    #[serde(with = "seconds")]
     pub delay: Duration,
     /// What each further pause is multiplied by.
     pub backoff: f64,
     /// No pause is longer.
+    #[serde(with = "seconds")]
     pub max_delay: Duration,
 }
 
@@ -144,5 +160,38 @@ impl Default for Options {
             keep_runs: 20,
             log_limit: 10 * 1024 * 1024,
         }
+    }
+}
+
+/// For `#[serde(with = …)]`.
+mod seconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_f64(time.as_secs_f64())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        Duration::try_from_secs_f64(f64::deserialize(from)?).map_err(D::Error::custom)
+    }
+}
+
+/// The same of one that may be missing.
+mod optional_seconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de::Error as _};
+
+    // serde's signature.
+    #[allow(clippy::ref_option)]
+    pub(super) fn serialize<S: Serializer>(time: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+        time.map(|time| time.as_secs_f64()).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+        let seconds = Option::<f64>::deserialize(from)?;
+        seconds.map(|seconds| Duration::try_from_secs_f64(seconds).map_err(D::Error::custom)).transpose()
     }
 }

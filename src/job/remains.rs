@@ -20,6 +20,7 @@ pub(super) fn unrecorded(running: &Running, outcome: Outcome, reason: String) ->
         again: false,
         exit: None,
         signal: None,
+        code: None,
         start,
         duration: 0.0,
         user: 0.0,

@@ -16,6 +16,7 @@ use std::{ffi::OsString, sync::Arc, time::Duration};
 
 use super::{
     acquire::{Acquired, Asking, Locks},
+    admission::{Admission, Admitted, Standing},
     course::Course,
     files::JobFiles,
     holding::By,
@@ -44,8 +45,18 @@ pub(crate) struct Run<'a> {
     pub(crate) job: &'a Name,
     pub(crate) command: &'a [OsString],
     pub(crate) options: &'a Options,
+    /// Of a run that was queued.
+    pub(crate) queued: Option<&'a dyn Admission>,
     /// Told before a wait: which lock, and who holds it.
     pub(crate) announce: &'a dyn Fn(&str, Option<&Holder>),
+}
+
+/// What recording the start came to.
+enum Start {
+    Recorded(RunId, Fence, LateSync),
+    NotDue(String),
+    /// The queued run may not start now, or not at all.
+    Withheld(Standing),
 }
 
 /// What came of it.
@@ -89,7 +100,11 @@ impl Run<'_> {
         }
         let locks = ledger.locks();
         let named = if self.options.locks.is_empty() { None } else { Some(ledger.named_locks(self.state)?) };
-        let mut held = Held::inherited(self.state.path());
+        // Whoever queued a run does not wait for it.
+        let mut held = match self.queued {
+            None => Held::inherited(self.state.path()),
+            Some(_) => Held::none(self.state.path()),
+        };
         let asking = Asking {
             files: &files,
             options: self.options,
@@ -97,31 +112,56 @@ impl Run<'_> {
             locks: &locks,
             named: named.as_ref(),
             held: &held,
+            ticket: self.queued.map(Admission::ticket),
             announce: self.announce,
         };
-        let acquired = asking.acquire().inspect_err(|e| {
-            // What is wrong is what matters.
-            let _ = Self::refuse(self.state, self.job, e, &self.command_line());
-        });
-        let mut locks = match acquired? {
-            Acquired::Granted(locks) => locks,
-            Acquired::Busy { lock, by, waited } => return Ok(self.busy(&ledger, &lock, by, waited)),
-            Acquired::Nested { lock, waited } => {
-                let why =
-                    format!("a run that this process belongs to holds lock {lock}; waiting for it would never end");
-                return Ok(self.not_run(&ledger, Outcome::Refused, (why, ExitCode::NotRun.code()), None, waited));
+        let (locks, signals, start) = loop {
+            match self.queued.map(Admission::wait).transpose()? {
+                None | Some(Admitted::Yes) => {}
+                Some(Admitted::No { outcome, reason }) => {
+                    let why = (reason, ExitCode::NotRun.code());
+                    return Ok(self.not_run(&ledger, outcome, why, None, Duration::ZERO));
+                }
+                Some(Admitted::Stranded) => return Ok(Done::of(Outcome::Interrupted, ExitCode::NotRun.code())),
             }
-            Acquired::Interrupted { signal, waited } => {
-                return Ok(self.not_run(&ledger, Outcome::Interrupted, interrupted(signal), None, waited));
+            let acquired = asking.acquire().inspect_err(|e| {
+                // What is wrong is what matters. (A queued run keeps its place.)
+                let _ = self.queued.is_none().then(|| Self::refuse(self.state, self.job, e, &self.command_line()));
+            });
+            let mut locks = match acquired? {
+                Acquired::Granted(locks) => locks,
+                Acquired::Busy { lock, by, waited } => return Ok(self.busy(&ledger, &lock, by, waited)),
+                Acquired::Nested { lock, waited } => {
+                    let why =
+                        format!("a run that this process belongs to holds lock {lock}; waiting for it would never end");
+                    return Ok(self.not_run(&ledger, Outcome::Refused, (why, ExitCode::NotRun.code()), None, waited));
+                }
+                Acquired::Interrupted { signal, waited } => {
+                    return Ok(self.not_run(&ledger, Outcome::Interrupted, interrupted(signal), None, waited));
+                }
+            };
+            let signals = Signals::take().map_err(|e| Error::io("take the signals of", "this process", e))?;
+            if let Some(signal) = arrived() {
+                return Ok(self.not_run(&ledger, Outcome::Interrupted, interrupted(signal), None, locks.waited));
+            }
+            match self.record_start(&ledger, &mut locks)? {
+                Start::Withheld(Standing::Gone) => return Ok(Done::of(Outcome::Cancelled, ExitCode::NotRun.code())),
+                // It gives the locks back, and keeps its place.
+                Start::Withheld(_) => {}
+                start => break (locks, signals, start),
             }
         };
-        let signals = Signals::take().map_err(|e| Error::io("take the signals of", "this process", e))?;
-        if let Some(signal) = arrived() {
-            return Ok(self.not_run(&ledger, Outcome::Interrupted, interrupted(signal), None, locks.waited));
+        if let Some(queued) = self.queued {
+            queued.leave();
         }
-        let (run, fence, start) = match self.record_start(&ledger, &mut locks)? {
-            Ok(started) => started,
-            Err(why) => return Ok(Done { why: Some(why), ..Done::of(Outcome::NotDue, ExitCode::Success.code()) }),
+        let mut locks = locks;
+        locks.leave_lanes();
+        let (run, fence, start) = match start {
+            Start::Recorded(run, fence, late) => (run, fence, late),
+            Start::NotDue(why) => {
+                return Ok(Done { why: Some(why), ..Done::of(Outcome::NotDue, ExitCode::Success.code()) });
+            }
+            Start::Withheld(_) => unreachable!("the loop goes on"),
         };
         held.add(self.job.as_str(), fence);
         for guard in &locks.named {
@@ -158,6 +198,7 @@ impl Run<'_> {
                 holder: None,
                 wait: 0.0,
                 command: command.to_owned(),
+                queued: false,
             })]
         };
         ledger.append(refused)?.sync()
@@ -177,6 +218,9 @@ impl Run<'_> {
         let what = named.map_or_else(|| "it is running already".to_owned(), |name| format!("lock {name} is held"));
         let (why, holder) = match by {
             By::Unknown => (what, None),
+            By::Waiters => {
+                (format!("others wait for {}", named.map_or("it".to_owned(), |name| format!("lock {name}"))), None)
+            }
             By::Leftover(holder) => {
                 (format!("what run under pid {} started still runs, though that is gone", holder.pid), Some(holder))
             }
@@ -198,20 +242,53 @@ impl Run<'_> {
         holder: Option<Holder>,
         waited: Duration,
     ) -> Done {
+        let done = Done { outcome, code, why: Some(reason.clone()), holder: holder.clone(), warnings: Vec::new() };
+        if self.queued.is_some() && outcome == Outcome::Interrupted {
+            // Its place is kept: a machine that shuts down sends TERM to everybody.
+            return done;
+        }
+        let mut is_wanted = Ok(true);
         let recorded = ledger
             .append(|totals| {
-                vec![Event::NotRun(NotRun {
-                    run: totals.next_run(),
-                    outcome,
-                    reason: reason.clone(),
-                    holder: holder.clone(),
-                    wait: seconds(waited),
-                    command: self.command_line(),
-                })]
+                is_wanted = self.standing().map(|standing| standing != Standing::Gone);
+                let not_run = || Event::NotRun(self.non_run(totals, outcome, reason, holder, waited));
+                if matches!(is_wanted, Ok(true)) { vec![not_run()] } else { Vec::new() }
             })
-            .and_then(|appended| appended.sync());
+            .and_then(|appended| appended.sync())
+            .and(is_wanted.map(drop));
+        if let (Ok(()), Some(queued)) = (&recorded, self.queued) {
+            queued.leave();
+        }
         let warnings = recorded.err().map(|e| format!("not recorded: {e}")).into_iter().collect();
-        Done { outcome, code, why: Some(reason), holder, warnings }
+        Done { warnings, ..done }
+    }
+
+    fn non_run(
+        &self,
+        totals: &Totals,
+        outcome: Outcome,
+        reason: String,
+        holder: Option<Holder>,
+        waited: Duration,
+    ) -> NotRun {
+        NotRun {
+            run: self.number(totals),
+            outcome,
+            reason,
+            holder,
+            wait: seconds(waited),
+            command: self.command_line(),
+            queued: self.queued.is_some(),
+        }
+    }
+
+    /// The number of this run: a queued one has it already.
+    fn number(&self, totals: &Totals) -> RunId {
+        self.queued.map_or_else(|| totals.next_run(), Admission::run)
+    }
+
+    fn standing(&self) -> Result<Standing> {
+        self.queued.map_or(Ok(Standing::Wanted), Admission::standing)
     }
 
     /// The command line, shortened.
@@ -219,28 +296,28 @@ impl Run<'_> {
         crate::lock::shortened(self.command.iter())
     }
 
-    /// The start of the first attempt, whose fence will never be given again; or why the run is not due, which is
-    /// recorded then.
-    fn record_start(&self, ledger: &JobLedger, locks: &mut Locks) -> Result<Result<(RunId, Fence, LateSync), String>> {
+    /// The start of the first attempt, whose fence will never be given again; or why there is none, which is recorded
+    /// then.
+    fn record_start(&self, ledger: &JobLedger, locks: &mut Locks) -> Result<Start> {
         let Place { boot, pid_namespace } = Place::current_or_unknown();
         let now = ledger.now();
         let own = locks.job.fence();
-        let mut started = Err(String::new());
+        let mut started = Err(Ok(Start::Withheld(Standing::Gone)));
         let appended = ledger.append_start(&boot, |totals, fences| {
             let mut events: Vec<_> = remains(totals, locks.slot, &boot).map(Event::Ended).into_iter().collect();
+            match self.standing() {
+                Ok(Standing::Wanted) => {}
+                withheld => {
+                    started = Err(withheld.map(Start::Withheld));
+                    return events;
+                }
+            }
             if let Some(reason) = not_due(self.options, totals, now) {
-                events.push(Event::NotRun(NotRun {
-                    run: totals.next_run(),
-                    outcome: Outcome::NotDue,
-                    reason: reason.clone(),
-                    holder: None,
-                    wait: seconds(locks.waited),
-                    command: self.command_line(),
-                }));
-                started = Err(reason);
+                events.push(Event::NotRun(self.non_run(totals, Outcome::NotDue, reason.clone(), None, locks.waited)));
+                started = Err(Ok(Start::NotDue(reason)));
                 return events;
             }
-            let (run, next) = (totals.next_run(), fences.next(totals, own));
+            let (run, next) = (self.number(totals), fences.next(totals, own));
             events.push(Event::Started(Started {
                 run,
                 attempt: 1,
@@ -254,13 +331,14 @@ impl Run<'_> {
                 reserved: next.reserve,
                 lease: None,
                 tick: None,
+                queued: self.queued.is_some(),
             }));
             started = Ok((run, next));
             events
         })?;
         let (run, next) = match started {
             Ok(started) => started,
-            Err(why) => return appended.sync().map(|()| Err(why)),
+            Err(not) => return appended.sync().and(not),
         };
         let fence = next.fence;
         let noted = locks.job.raise_fence(Fence(fence.0 - 1));
@@ -271,13 +349,16 @@ impl Run<'_> {
             let _ = ledger.append(|totals| {
                 remains(totals, locks.slot, &boot).map(|left| not_started(&left, e.to_string())).into_iter().collect()
             });
+            if let Some(queued) = self.queued {
+                queued.leave();
+            }
             return Err(e);
         }
         if !next.sync_first {
-            return Ok(Ok((run, fence, LateSync::of(appended))));
+            return Ok(Start::Recorded(run, fence, LateSync::of(appended)));
         }
         ledger.reserved(&next);
-        Ok(Ok((run, fence, LateSync::default())))
+        Ok(Start::Recorded(run, fence, LateSync::default()))
     }
 }
 

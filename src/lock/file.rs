@@ -12,6 +12,7 @@ use super::{
     Acquire, Fence, Guard, Holder, Identity, Lock, LossMode, Wait,
     held_file::{self, HeldFile, Missing, Taken},
     holder::NOTE_SIZE,
+    lane::Lane,
     reentry,
 };
 use crate::{
@@ -86,6 +87,16 @@ impl FileLock {
         let mut guard = FileGuard { lock: self.clone(), name: name.clone(), file_name, held, fence: Fence(0) };
         guard.raise_fence(last.map_or(Fence(0), |holder| holder.fence))?;
         Ok(guard)
+    }
+
+    /// The lane in front of that name's locks, if anybody ever waited in it.
+    pub(crate) fn lane(&self, name: &Name) -> Result<Option<Lane>> {
+        Lane::open(&self.dir, name.as_str())
+    }
+
+    /// The same, made when it is missing.
+    pub(crate) fn make_lane(&self, name: &Name) -> Result<Lane> {
+        Lane::make(&self.dir, name.as_str())
     }
 
     /// What the note of a lock says, whether it is held or not: a hint. `None` when there is no such file.

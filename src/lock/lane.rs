@@ -37,9 +37,9 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use super::{Until, flock, held_file::read_head, range};
+use super::{Until, flock, held_file::read_head, inherited::Inherited, range};
 use crate::{
-    dir::{Access, Dir, FileId},
+    dir::{Access, Dir, FileId, stat_file},
     error::{Error, Result},
 };
 
@@ -193,6 +193,22 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
+    /// The ticket of a process that started us, whose descriptor of the lane we have by that number.
+    ///
+    /// # Errors
+    /// `Io` (invalid input) when it is none of that lane, or nobody has that ticket.
+    pub(crate) fn inherited(dir: &Dir, name: &str, place: Place, number: i32) -> Result<Self> {
+        let looked = Lane::make(dir, name)?;
+        let failed = |e: io::Error| looked.failed("take over a ticket of", e);
+        let inherited = Inherited::numbered(number).map_err(failed)?;
+        let file = inherited.try_clone().map_err(failed)?;
+        let id = stat_file(&file).map_err(failed)?.id;
+        if id != looked.id || !looked.is_live(place.ticket)? {
+            return Err(failed(io::ErrorKind::InvalidInput.into()));
+        }
+        Ok(Self { lane: Lane { file, id, path: looked.path }, place, before: None })
+    }
+
     pub(crate) fn place(&self) -> Place {
         self.place
     }

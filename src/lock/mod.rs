@@ -41,7 +41,7 @@ pub(crate) use held_file::{HeldFile, Missing, Taken, read_head};
 pub(crate) use holder::shortened;
 pub use holder::{Holder, Identity};
 pub(crate) use inherited::Inherited;
-pub(crate) use lane::{Lane, Ticket};
+pub(crate) use lane::{Lane, Place, Ticket};
 pub(crate) use lease::{Openers, has_writers, is_sole_opener, other_openers};
 pub use leased::{LeasedGuard, LeasedLock};
 pub use memory::{MemoryGuard, MemoryLock};

@@ -207,6 +207,19 @@ pub(crate) fn keeps(pid: u32, file: FileId) -> io::Result<bool> {
 }
 
 fn keeper(pid: u32, file: FileId) -> io::Result<Option<Keeper>> {
+    for_each_descriptor(pid, file, |fd, text| {
+        let mut locks = text.lines().filter_map(|line| Line::parse(line.strip_prefix("lock:")?));
+        let lock = locks.find(|lock| lock.inode == file.inode)?;
+        Some(Keeper { pid, fd, taker: lock.pid, is_exclusive: lock.is_exclusive })
+    })
+}
+
+/// Looks at a process's descriptors of that file, and at what the kernel says of each, until something is found.
+fn for_each_descriptor<T>(
+    pid: u32,
+    file: FileId,
+    mut look: impl FnMut(u32, &str) -> Option<T>,
+) -> io::Result<Option<T>> {
     let process = PathBuf::from(format!("/proc/{pid}"));
     let descriptors = match fs::read_dir(process.join("fd")) {
         Ok(descriptors) => descriptors,
@@ -224,9 +237,8 @@ fn keeper(pid: u32, file: FileId) -> io::Result<Option<Keeper>> {
         }
         match fs::read_to_string(process.join(format!("fdinfo/{fd}"))) {
             Ok(text) => {
-                let locks = text.lines().filter_map(|line| Line::parse(line.strip_prefix("lock:")?));
-                if let Some(lock) = locks.into_iter().find(|lock| lock.inode == file.inode) {
-                    return Ok(Some(Keeper { pid, fd, taker: lock.pid, is_exclusive: lock.is_exclusive }));
+                if let Some(found) = look(fd, &text) {
+                    return Ok(Some(found));
                 }
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -234,6 +246,44 @@ fn keeper(pid: u32, file: FileId) -> io::Result<Option<Keeper>> {
         }
     }
     Ok(None)
+}
+
+/// Whether that process has that byte of the file locked for itself.
+///
+/// # Errors
+/// When it does not let us look.
+pub(crate) fn has_byte(pid: u32, file: FileId, byte: u64) -> io::Result<bool> {
+    Ok(bytes_of(pid, file)?.contains(&byte))
+}
+
+/// Which processes have which of those bytes.
+pub(crate) fn who_have_bytes(file: FileId, bytes: &[u64]) -> io::Result<Vec<(u32, u64)>> {
+    let mut found = Vec::new();
+    for pid in pids()? {
+        // Of who does not let us look, nothing is known.
+        let theirs = bytes_of(pid, file).unwrap_or_default();
+        found.extend(theirs.into_iter().filter(|byte| bytes.contains(byte)).map(|byte| (pid, byte)));
+    }
+    Ok(found)
+}
+
+/// The bytes of the file that a process has locked for itself: `lock: 1: OFDLCK ADVISORY  WRITE -1 fd:01:123 17 17` each.
+fn bytes_of(pid: u32, file: FileId) -> io::Result<Vec<u64>> {
+    let byte = |line: &str| {
+        let mut fields = line.strip_prefix("lock:")?.split_ascii_whitespace().skip(1);
+        if fields.next()? != "OFDLCK" || fields.nth(1)? != "WRITE" {
+            return None;
+        }
+        let of = fields.nth(1)?.rsplit(':').next()?.parse::<u64>().ok()?;
+        let (first, last) = (fields.next()?.parse::<u64>().ok()?, fields.next()?.parse::<u64>().ok()?);
+        (of == file.inode && first == last).then_some(first)
+    };
+    let mut bytes = Vec::new();
+    for_each_descriptor(pid, file, |_, text| -> Option<()> {
+        bytes.extend(text.lines().filter_map(byte));
+        None
+    })?;
+    Ok(bytes)
 }
 
 /// What has ended keeps nothing.

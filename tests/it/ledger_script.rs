@@ -78,6 +78,7 @@ impl Script {
             reserved: 0,
             lease: None,
             tick: None,
+            queued: false,
         }))
     }
 

@@ -45,6 +45,7 @@ fn started(run: u64) -> Event {
         reserved: 0,
         lease: None,
         tick: None,
+        queued: false,
     })
 }
 
@@ -71,7 +72,10 @@ fn ended(run: u64, end: i64, outcome: Outcome) -> (i64, Event) {
 
 fn not_run(run: u64, second: i64, outcome: Outcome) -> (i64, Event) {
     let (reason, command) = (String::new(), String::new());
-    (second, Event::NotRun(NotRun { run: RunId(run), outcome, reason, holder: None, wait: 0.0, command }))
+    (
+        second,
+        Event::NotRun(NotRun { run: RunId(run), outcome, reason, holder: None, wait: 0.0, command, queued: false }),
+    )
 }
 
 /// The run that the ledger shows.

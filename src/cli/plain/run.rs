@@ -31,7 +31,7 @@ pub(super) fn run(global: &mut GlobalWords, mut arguments: impl Iterator<Item = 
         }
         match text {
             "-n" | "--nonblock" if !options.nonblock => options.nonblock = true,
-            "-o" | "--close" if !options.close => options.close = true,
+            "-o" | "--close" if !options.course.close => options.course.close = true,
             option if option.starts_with('-') => set(&mut options, option, value(&mut arguments)?.to_str()?)?,
             _ if job.is_none() => job = Some(text.parse().ok()?),
             _ => {
@@ -54,29 +54,29 @@ fn set(options: &mut RunOptions, option: &str, text: &str) -> Option<()> {
         "-w" | "--wait" => once(&mut options.wait, duration(text).ok()?),
         "-E" | "--conflict-exit-code" => once(&mut options.conflict_exit_code, settings::exit_code(text).ok()?),
         "--stop-exit-code" => once(&mut options.stop_exit_code, settings::exit_code(text).ok()?),
-        "--slots" => once(&mut options.slots, settings::slots(text).ok()?),
+        "--slots" => once(&mut options.course.slots, settings::slots(text).ok()?),
         "--lock" => {
-            options.locks.push(text.parse().ok()?);
+            options.course.locks.push(text.parse().ok()?);
             Some(())
         }
-        "--time-limit" => once(&mut options.time_limit, settings::time(text).ok()?),
-        "-k" | "--kill-after" => once(&mut options.kill_after, duration(text).ok()?),
-        "--signal" => once(&mut options.signal, signal::parse(text).ok()?),
-        "--retries" => once(&mut options.retries, settings::count(text).ok()?),
-        "--retry-delay" => once(&mut options.retry_delay, duration(text).ok()?),
-        "--retry-backoff" => once(&mut options.retry_backoff, settings::backoff(text).ok()?),
-        "--retry-max-delay" => once(&mut options.retry_max_delay, duration(text).ok()?),
-        "--ok-exit" => once(&mut options.ok_exit, exit_codes(text).ok()?),
-        "--once-per" => once(&mut options.once_per, settings::time(text).ok()?),
+        "--time-limit" => once(&mut options.course.time_limit, settings::time(text).ok()?),
+        "-k" | "--kill-after" => once(&mut options.course.kill_after, duration(text).ok()?),
+        "--signal" => once(&mut options.course.signal, signal::parse(text).ok()?),
+        "--retries" => once(&mut options.course.retries, settings::count(text).ok()?),
+        "--retry-delay" => once(&mut options.course.retry_delay, duration(text).ok()?),
+        "--retry-backoff" => once(&mut options.course.retry_backoff, settings::backoff(text).ok()?),
+        "--retry-max-delay" => once(&mut options.course.retry_max_delay, duration(text).ok()?),
+        "--ok-exit" => once(&mut options.course.ok_exit, exit_codes(text).ok()?),
+        "--once-per" => once(&mut options.course.once_per, settings::time(text).ok()?),
         "--jitter" => once(&mut options.jitter, duration(text).ok()?),
         "--lease" => once(&mut options.lease, settings::lease(text).ok()?),
         "--tick" => once(&mut options.tick, settings::tick(text).ok()?),
-        "--hold" => once(&mut options.hold, crate::job::Hold::from_word(text)?),
+        "--hold" => once(&mut options.course.hold, crate::job::Hold::from_word(text)?),
         "--output" => once(&mut options.output, crate::job::OutputMode::from_word(text)?),
-        "--keep-runs" => once(&mut options.keep_runs, settings::count(text).ok()?),
-        "--log-limit" => once(&mut options.log_limit, settings::bytes(text).ok()?),
+        "--keep-runs" => once(&mut options.course.keep_runs, settings::count(text).ok()?),
+        "--log-limit" => once(&mut options.course.log_limit, settings::bytes(text).ok()?),
         "--config" if text.is_empty() => None,
-        "--config" => once(&mut options.config, text.into()),
+        "--config" => once(&mut options.course.config, text.into()),
         _ => None,
     }
 }

@@ -258,6 +258,7 @@ impl LeasedRun<'_> {
                 reserved: 0,
                 lease: Some(seconds(lease.ttl)),
                 tick,
+                queued: false,
             }));
             start = Some(Start::Run(run));
             events
@@ -329,7 +330,7 @@ impl LeasedRun<'_> {
         holder: Option<Holder>,
         waited: Duration,
     ) -> NotRun {
-        NotRun { run, outcome, reason, holder, wait: seconds(waited), command: self.command_line() }
+        NotRun { run, outcome, reason, holder, wait: seconds(waited), command: self.command_line(), queued: false }
     }
 
     /// The command line, shortened.

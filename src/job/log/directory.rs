@@ -119,6 +119,21 @@ impl Logs {
         Ok(())
     }
 
+    /// Takes in what a queued run was to do, so that it can be queued again for as long as its log would be kept.
+    pub(crate) fn keep_request(&self, from: &Dir, name: &str, run: RunId) -> Result<()> {
+        from.move_to(name, &self.dir, &request_name(run))
+    }
+
+    /// Forgets what that run was to do.
+    pub(crate) fn forget_request(&self, run: RunId) -> Result<()> {
+        self.dir.unlink(&request_name(run))
+    }
+
+    /// Where that is, and under which name.
+    pub(crate) fn request(&self, run: RunId) -> (&Dir, String) {
+        (&self.dir, request_name(run))
+    }
+
     /// The log first: killed in between, a cut without a log is left, which the next log of that number removes. The
     /// other way round a reader would take the hole for the job's NULs.
     fn remove(&self, run: RunId) -> Result<()> {
@@ -129,6 +144,10 @@ impl Logs {
 
 fn log_name(run: RunId) -> String {
     format!("{run}.log")
+}
+
+fn request_name(run: RunId) -> String {
+    format!("{run}.json")
 }
 
 fn cut_name(run: RunId) -> String {

@@ -78,6 +78,7 @@ fn holder() -> Holder {
 
 fn skipped(run: u64) -> Entry {
     let (outcome, reason, command) = (Outcome::Skipped, String::new(), "true".to_owned());
-    let event = Event::NotRun(NotRun { run: RunId(run), outcome, reason, holder: None, wait: 0.0, command });
+    let event =
+        Event::NotRun(NotRun { run: RunId(run), outcome, reason, holder: None, wait: 0.0, command, queued: false });
     Entry { time: holder().since, host: "h".to_owned(), pid: 7, invocation_id: None, event }
 }

@@ -1,0 +1,317 @@
+//! `queue`.
+
+use std::io;
+
+use serde::Serialize;
+
+use super::{
+    server, state_path,
+    table::{Cell, Paint, Table},
+    text, written,
+};
+use crate::{
+    cli::{self, Global, Target},
+    dir::{Environment, StateDir},
+    error::{Error, Result},
+    exit::ExitCode,
+    job::{
+        LaneRun, Outcome, RunId,
+        definition::{Resolved, Sources},
+    },
+    name::Name,
+    output::{Failure, Output, report},
+    queue::{self, Added, Cancelled, Ending, Listed, Queue, Request, Waits},
+};
+
+/// How many logs are kept of queued runs, unless told otherwise: whoever queues a thousand over night wants to read them.
+const KEEP_RUNS: u32 = 1000;
+
+pub(super) fn queue(output: &Output, global: &Global, command: cli::Queue) -> anyhow::Result<u8> {
+    if server(global)?.is_some() {
+        return Err(Error::Usage(
+            "a queue is of one machine's files, and this host's store is a server; add --store files, with lanes of other names than the server's jobs"
+                .to_owned(),
+        )
+        .into());
+    }
+    let code = match command {
+        cli::Queue::Wait { runs } => return wait(output, &existing(global)?, &runs),
+        cli::Queue::Add(args) => add(output, global, &args)?,
+        cli::Queue::List { lane } => list(output, &existing(global)?, lane.as_ref())?,
+        cli::Queue::Cancel { runs } => cancel(output, &existing(global)?, &runs)?,
+        cli::Queue::Retry { run } => retry(output, &existing(global)?, &run)?,
+        cli::Queue::Pause { lane } => pause(output, global, &lane)?,
+        cli::Queue::Resume { lane } => resume(output, &existing(global)?, lane.as_ref())?,
+        cli::Queue::Adopt { run, descriptor } => {
+            queue::adopt(existing(global)?.as_ref().ok_or_else(|| no_such_lane(&run.lane))?, &run, descriptor)?;
+            ExitCode::Success
+        }
+    };
+    Ok(code.code())
+}
+
+fn existing(global: &Global) -> Result<Option<StateDir>> {
+    StateDir::open_existing(&state_path(global)?, global.allow_network_fs)
+}
+
+fn no_such_lane(lane: &Name) -> Error {
+    Error::NoSuchJob {
+        job: lane.clone(),
+        why: "nothing was ever queued there; `triplock queue list` shows the lanes".to_owned(),
+    }
+}
+
+fn add(output: &Output, global: &Global, args: &cli::QueueAdd) -> Result<ExitCode> {
+    let sources = Sources::new(args.course.config.as_deref(), &Environment::current())?;
+    let settings = args.settings();
+    let keep_runs = settings.keep_runs.unwrap_or(KEEP_RUNS);
+    let Resolved { command, mut options, .. } = sources.resolve(&args.lane, args.command.clone(), settings)?;
+    if !args.command.is_empty() {
+        options.keep_runs = keep_runs;
+    }
+    let state = StateDir::open(state_path(global)?, global.allow_network_fs)?;
+    let mut request = Request::here(&command, options)?;
+    request.after.clone_from(&args.after);
+    request.even_if_failed = args.even_if_failed;
+    let added = queue::add(&state, &args.lane, request)?;
+    tell_added(output, &args.lane, &added)
+}
+
+fn tell_added(output: &Output, lane: &Name, added: &Added) -> Result<ExitCode> {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        run: &'a LaneRun,
+        lane: &'a Name,
+        number: RunId,
+    }
+    match added {
+        Added::Queued(run) => {
+            let line = Line { run, lane: &run.lane, number: run.run };
+            written(output.result(&mut io::stdout().lock(), &line, || run), ExitCode::Success)
+        }
+        Added::Full(waiting) => {
+            let message = format!("lane {lane} is full: {waiting} runs wait there; try later, or use another lane");
+            fail(output, "queue_full", message, ExitCode::Busy, [("lane", lane.as_str())]);
+            Ok(ExitCode::Busy)
+        }
+    }
+}
+
+fn fail<const N: usize>(output: &Output, error: &str, message: String, code: ExitCode, details: [(&str, &str); N]) {
+    let details = details.into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect();
+    output.failure(&Failure { error, message, exit_code: code.code(), details });
+}
+
+/// The queues of that lane, or of all.
+fn queues(state: Option<&StateDir>, lane: Option<&Name>) -> Result<Vec<Queue>> {
+    match (state, lane) {
+        (Some(state), Some(lane)) => Ok(vec![Queue::open(state, lane)?.ok_or_else(|| no_such_lane(lane))?]),
+        (None, Some(lane)) => Err(no_such_lane(lane)),
+        (Some(state), None) => Queue::all(state),
+        (None, None) => Ok(Vec::new()),
+    }
+}
+
+fn list(output: &Output, state: &Option<StateDir>, lane: Option<&Name>) -> Result<ExitCode> {
+    let mut listed = Vec::new();
+    for queue in queues(state.as_ref(), lane)? {
+        let is_paused = queue.is_paused()?;
+        if is_paused {
+            output.message(&format!("lane {0} is paused; `triplock queue resume {0}` ends that", queue.name()));
+        }
+        listed.extend(queue.list()?);
+    }
+    if listed.is_empty() {
+        output.message("nothing runs, and nothing waits");
+    }
+    let mut to = io::BufWriter::new(io::stdout().lock());
+    let printed = if output.json {
+        listed.iter().try_for_each(|run| output.result(&mut to, run, || ""))
+    } else if output.quiet || listed.is_empty() {
+        Ok(())
+    } else {
+        rows(&listed).print(&mut to, output.in_color())
+    };
+    written(printed.and_then(|()| io::Write::flush(&mut to)), ExitCode::Success)
+}
+
+fn rows(listed: &[Listed]) -> Table<6> {
+    let mut table = Table::new(["RUN", "STATE", "SINCE", "AFTER", "COMMAND", "NOTE"]);
+    for run in listed {
+        let paint = match run.state {
+            Waits::Running => Paint::Active,
+            Waits::Stranded => Paint::Bad,
+            Waits::Paused | Waits::Waiting => Paint::Notable,
+        };
+        table.push([
+            run.run.to_string().into(),
+            Cell::painted(run.state.word(), paint),
+            run.since.map_or_else(String::new, text::local).into(),
+            run.after.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ").into(),
+            run.command.clone().unwrap_or_default().into(),
+            run.note.clone().unwrap_or_default().into(),
+        ]);
+    }
+    table
+}
+
+fn wait(output: &Output, state: &Option<StateDir>, targets: &[Target]) -> anyhow::Result<u8> {
+    let mut runs = Vec::new();
+    for target in targets {
+        match target {
+            Target::Run(run) => runs.push(run.clone()),
+            Target::Lane(lane) => {
+                for queue in queues(state.as_ref(), Some(lane))? {
+                    runs.extend(queue.list()?.into_iter().filter(|run| run.queued.is_some()).map(|run| run.run));
+                }
+            }
+        }
+    }
+    let mut code = 0;
+    for run in runs {
+        let ended = match state {
+            Some(state) => queue::wait(state, &run),
+            None => Err(no_such_lane(&run.lane)),
+        };
+        let own = match ended {
+            Ok(ending) => {
+                tell_ending(output, &run, &ending)?;
+                ending.code()
+            }
+            // Waiting would never end, and neither would the run.
+            Err(e @ Error::Nested(_)) => crate::output::report_as(output, &e.into(), ExitCode::NotRun),
+            Err(e) => report(output, &e.into(), || None).code(),
+        };
+        if code == 0 {
+            code = own;
+        }
+    }
+    Ok(code)
+}
+
+fn tell_ending(output: &Output, run: &LaneRun, ending: &Ending) -> Result<()> {
+    let (Ending::Over(view) | Ending::Stranded(view)) = ending;
+    let message = match (ending, view.outcome) {
+        (Ending::Stranded(_), _) => {
+            let why = view.reason.as_deref().unwrap_or_default();
+            Some(format!("{run} was not run: {why}; `triplock queue resume {}` gives it another process", run.lane))
+        }
+        (_, Some(Outcome::Succeeded | Outcome::NotDue)) => None,
+        (_, outcome) => {
+            let word = outcome.map_or("unknown", Outcome::word);
+            let how = match (view.signal, view.exit, &view.reason) {
+                (_, _, Some(reason)) => format!(": {reason}"),
+                (Some(signal), ..) => format!(": signal {}", crate::job::signal::name(signal)),
+                (None, Some(code), _) => format!(": exit code {code}"),
+                _ => String::new(),
+            };
+            Some(format!("{run} {}{how}", word.replace('_', " ")))
+        }
+    };
+    if output.json {
+        written(output.result(&mut io::stdout().lock(), view, || ""), ExitCode::Success)?;
+    } else if let Some(message) = message {
+        output.message(&message);
+    }
+    Ok(())
+}
+
+fn cancel(output: &Output, state: &Option<StateDir>, targets: &[Target]) -> Result<ExitCode> {
+    let mut worst = ExitCode::Success;
+    for target in targets {
+        let (lane, run) = match target {
+            Target::Run(run) => (&run.lane, Some(run.run)),
+            Target::Lane(lane) => (lane, None),
+        };
+        let queue = queues(state.as_ref(), Some(lane))?.remove(0);
+        let runs = match run {
+            Some(run) => vec![run],
+            None => queue.pending()?.into_iter().map(|pending| pending.run).collect(),
+        };
+        for (run, cancelled) in runs.iter().zip(queue::cancel(&queue, &runs)?) {
+            let run = queue.run(*run);
+            let id = run.to_string();
+            let code = match cancelled {
+                Ok(Cancelled::Done) => {
+                    output.message(&format!("{run}: cancelled"));
+                    continue;
+                }
+                Ok(Cancelled::Running) => {
+                    let message = format!("{run} runs already; `triplock stop {lane}` ends what runs in its lane");
+                    fail(output, "running", message, ExitCode::Refused, [("run", &id)]);
+                    ExitCode::Refused
+                }
+                Ok(Cancelled::Over) => {
+                    fail(output, "over", format!("{run} is over already"), ExitCode::Refused, [("run", &id)]);
+                    ExitCode::Refused
+                }
+                Err(e) => report(output, &e.into(), || None),
+            };
+            if worst == ExitCode::Success {
+                worst = code;
+            }
+        }
+    }
+    Ok(worst)
+}
+
+fn retry(output: &Output, state: &Option<StateDir>, run: &LaneRun) -> Result<ExitCode> {
+    let state = state.as_ref().ok_or_else(|| no_such_lane(&run.lane))?;
+    match queue::retry(state, run)? {
+        Some(added) => tell_added(output, &run.lane, &added),
+        None => {
+            let message = format!("{run} is not over yet; `triplock queue list {}` shows how it stands", run.lane);
+            fail(output, "not_over", message, ExitCode::Refused, [("run", &run.to_string())]);
+            Ok(ExitCode::Refused)
+        }
+    }
+}
+
+fn pause(output: &Output, global: &Global, lane: &Name) -> Result<ExitCode> {
+    let state = StateDir::open(state_path(global)?, global.allow_network_fs)?;
+    Queue::make(&state, lane)?.pause()?;
+    output.message(&format!("lane {lane} is paused"));
+    Ok(ExitCode::Success)
+}
+
+fn resume(output: &Output, state: &Option<StateDir>, lane: Option<&Name>) -> Result<ExitCode> {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        run: &'a LaneRun,
+        /// `resumed`, `cut_off` or `failed`.
+        what: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        why: Option<&'a str>,
+    }
+    let mut to = io::stdout().lock();
+    let mut code = ExitCode::Success;
+    let mut is_anything = false;
+    for queue in queues(state.as_ref(), lane)? {
+        let Some(state) = state else { break };
+        let resumed = queue::resume(state, &queue)?;
+        let mut line = |run: RunId, what, why: Option<&str>, words: &str| {
+            is_anything = true;
+            let run = queue.run(run);
+            let printed = output.result(&mut to, &Line { run: &run, what, why }, || format!("{run}: {words}"));
+            written(printed, ExitCode::Success)
+        };
+        for run in resumed.cut_off {
+            line(run, "cut_off", None, "was cut off while it ran; `triplock queue retry` queues it again")?;
+        }
+        for run in resumed.started {
+            line(run, "resumed", None, "waits in its lane again")?;
+        }
+        for (run, why) in resumed.failed {
+            code = ExitCode::Refused;
+            line(run, "failed", Some(&why), &format!("could not be resumed: {why}"))?;
+        }
+        if resumed.was_paused {
+            is_anything = true;
+            output.message(&format!("lane {} is paused no more", queue.name()));
+        }
+    }
+    if !is_anything {
+        output.message("nothing to resume: every run that waits has its process");
+    }
+    Ok(code)
+}

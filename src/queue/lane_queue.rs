@@ -1,0 +1,235 @@
+//! The files of one lane's queue: `jobs/LANE.queue/`.
+//!
+//!     17-1764444444123456.json    run 17 stands in the lane with that ticket: what is to be run
+//!     17-1764444444123456.left    the same, and it is recorded that its process is gone
+//!     paused                      nothing of the queue starts
+//!
+//! A run's file is there from before `queue add` answers until its start is in the ledger, or that there will be none. So a
+//! file whose ticket nobody has is a run that stands in line without a process. That a run has started, the ledger decides:
+//! killed between that line and the removal of the file, the file is a leftover.
+//!
+//! What is queued, paused and taken out changes under `NAME.commit`, as the ledger does.
+
+use std::{path::Path, sync::Arc};
+
+use crate::{
+    clock::SystemClock,
+    dir::{Dir, StateDir},
+    error::{Error, Result},
+    job::{JobFiles, JobLedger, LaneRun, RunId, RunState, RunView, Runs, log::Logs},
+    lock::{Identity, Lane, Place},
+    name::Name,
+};
+
+const PAUSED: &str = "paused";
+
+/// The queue of one lane.
+pub(crate) struct Queue {
+    pub(super) files: JobFiles,
+    pub(super) ledger: JobLedger,
+    pub(super) dir: Dir,
+}
+
+/// A run that stands in the lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Pending {
+    pub(crate) ticket: u64,
+    pub(crate) run: RunId,
+    /// It is recorded that its process is gone.
+    pub(crate) is_left: bool,
+}
+
+impl Pending {
+    pub(super) fn file_name(self) -> String {
+        let Self { ticket, run, is_left } = self;
+        format!("{run}-{ticket}.{}", if is_left { "left" } else { "json" })
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        let (name, suffix) = name.rsplit_once('.')?;
+        let (run, ticket) = name.split_once('-')?;
+        let is_left = match suffix {
+            "json" => false,
+            "left" => true,
+            _ => return None,
+        };
+        let pending = Self { ticket: ticket.parse().ok()?, run: RunId(run.parse().ok()?), is_left };
+        // `+7` and `07` are numbers, and no names of ours.
+        (pending.file_name() == format!("{name}.{suffix}")).then_some(pending)
+    }
+
+    pub(super) fn place(self) -> Place {
+        Place { ticket: self.ticket, run: self.run.0 }
+    }
+}
+
+impl From<Place> for Pending {
+    fn from(place: Place) -> Self {
+        Self { ticket: place.ticket, run: RunId(place.run), is_left: false }
+    }
+}
+
+impl Queue {
+    /// The queue of that lane, if it ever had one.
+    pub(crate) fn open(state: &StateDir, lane: &Name) -> Result<Option<Self>> {
+        let Some(jobs) = JobFiles::directory(state)? else { return Ok(None) };
+        let files = JobFiles::new(jobs, lane.clone());
+        Ok(files.dir.subdirectory(&files.queue())?.map(|dir| Self::new(files, dir)))
+    }
+
+    /// The same, made when it is missing.
+    pub(crate) fn make(state: &StateDir, lane: &Name) -> Result<Self> {
+        let files = JobFiles::new(JobFiles::make_directory(state)?, lane.clone());
+        let dir = files.dir.make_subdirectory(&files.queue())?;
+        Ok(Self::new(files, dir))
+    }
+
+    /// Every lane that has a queue, in byte order.
+    pub(crate) fn all(state: &StateDir) -> Result<Vec<Self>> {
+        let Some(jobs) = JobFiles::directory(state)? else { return Ok(Vec::new()) };
+        let mut queues = Vec::new();
+        for (files, _) in JobFiles::all(&jobs)? {
+            if let Some(dir) = jobs.subdirectory(&files.queue())? {
+                queues.push(Self::new(files, dir));
+            }
+        }
+        Ok(queues)
+    }
+
+    fn new(files: JobFiles, dir: Dir) -> Self {
+        let ledger = JobLedger::new(files.clone(), Arc::new(Identity::current()), Arc::new(SystemClock));
+        Self { files, ledger, dir }
+    }
+
+    pub(crate) fn name(&self) -> &Name {
+        &self.files.job
+    }
+
+    pub(crate) fn files(&self) -> &JobFiles {
+        &self.files
+    }
+
+    pub(crate) fn run(&self, run: RunId) -> LaneRun {
+        LaneRun { lane: self.name().clone(), run }
+    }
+
+    /// Who stands in the lane, the first first.
+    pub(crate) fn pending(&self) -> Result<Vec<Pending>> {
+        let mut pending: Vec<_> = self.dir.names()?.iter().filter_map(|name| Pending::parse(name)).collect();
+        pending.sort_unstable();
+        Ok(pending)
+    }
+
+    /// The lane itself: who has which ticket.
+    pub(crate) fn lane(&self) -> Result<Lane> {
+        Lane::make(&self.files.dir, self.name().as_str())
+    }
+
+    /// Whether that run stands in the lane.
+    pub(super) fn has(&self, pending: Pending) -> Result<bool> {
+        for is_left in [false, true] {
+            if self.dir.stat(&Pending { is_left, ..pending }.file_name())?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// It stands there no more: what it was to do is kept beside its log.
+    pub(super) fn remove(&self, pending: Pending) -> Result<()> {
+        let logs = Logs::make(&self.files.dir, self.name())?;
+        for is_left in [false, true] {
+            let name = Pending { is_left, ..pending }.file_name();
+            match logs.keep_request(&self.dir, &name, pending.run) {
+                Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+                // Not to be kept, then.
+                Err(_) => self.dir.unlink(&name)?,
+                Ok(()) => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Says in the file's name whether it is recorded that the run's process is gone.
+    pub(super) fn mark(&self, pending: Pending, is_left: bool) -> Result<()> {
+        let marked = Pending { is_left, ..pending };
+        if marked == pending { Ok(()) } else { self.dir.rename(&pending.file_name(), &marked.file_name()) }
+    }
+
+    /// What the ledger tells of a run; `None` when it knows none of that number (any more).
+    pub(crate) fn view(&self, run: RunId) -> Result<Option<RunView>> {
+        view(&self.files, run)
+    }
+
+    pub(crate) fn is_paused(&self) -> Result<bool> {
+        Ok(self.dir.stat(PAUSED)?.is_some())
+    }
+
+    /// Nothing of the queue starts from the moment that this returns.
+    ///
+    /// # Errors
+    /// `CannotCreate`, `Io`: it is not paused, or not for long if power fails.
+    pub(crate) fn pause(&self) -> Result<()> {
+        let mut paused = Ok(());
+        // A start is recorded under the same lock.
+        let _nothing = self.ledger.append(|_| {
+            paused = self.dir.open_or_create(PAUSED).map(drop);
+            Vec::new()
+        })?;
+        paused?;
+        self.dir.sync()
+    }
+
+    /// Ends that; whether it was paused.
+    pub(super) fn unpause(&self) -> Result<bool> {
+        let was_paused = self.is_paused()?;
+        self.dir.unlink(PAUSED)?;
+        self.dir.sync()?;
+        Ok(was_paused)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+/// What the ledger of a job tells of one run.
+pub(super) fn view(files: &JobFiles, run: RunId) -> Result<Option<RunView>> {
+    for view in Runs::of(files, None)? {
+        let view = view?;
+        if view.run == run {
+            return Ok(Some(view));
+        }
+        // First lines stand in the order of the numbers; the rest are of runs that have lost theirs.
+        if view.run < run && view.state != RunState::Unknown {
+            break;
+        }
+    }
+    Ok(None)
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue").field("lane", self.name()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_says_which_run_and_which_ticket() {
+        let pending = Pending { ticket: 1_764_444_444_123_456, run: RunId(17), is_left: false };
+        assert_eq!(pending.file_name(), "17-1764444444123456.json");
+        assert_eq!(Pending::parse("17-1764444444123456.json"), Some(pending));
+        assert_eq!(Pending::parse("17-9.left"), Some(Pending { ticket: 9, run: RunId(17), is_left: true }));
+        for other in
+            ["paused", "17.json", "17-.json", "017-9.json", "17-+9.json", "17-9.tmp", "x-9.json", "17-9-1.json"]
+        {
+            assert_eq!(Pending::parse(other), None, "{other}");
+        }
+        let sooner = Pending { ticket: 8, run: RunId(99), is_left: true };
+        assert!(sooner < pending, "the ticket decides");
+    }
+}

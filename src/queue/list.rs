@@ -1,0 +1,121 @@
+//! What runs and what waits in a lane, in order. Takes no lock.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::Queue;
+use crate::{
+    error::Result,
+    job::{LaneRun, Look, RunId, RunView, Runs, optional_time},
+};
+
+/// A run that is not over, as `queue list --json` prints it.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Listed {
+    pub(crate) run: LaneRun,
+    pub(crate) lane: crate::name::Name,
+    pub(crate) number: RunId,
+    pub(crate) state: Waits,
+    /// When it started, or came to wait.
+    #[serde(serialize_with = "optional_time::serialize")]
+    pub(crate) since: Option<DateTime<Utc>>,
+    /// When it was queued; of one that was not, `null`.
+    #[serde(serialize_with = "optional_time::serialize")]
+    pub(crate) queued: Option<DateTime<Utc>>,
+    /// What must be over before it starts.
+    pub(crate) after: Vec<LaneRun>,
+    pub(crate) even_if_failed: bool,
+    pub(crate) command: Option<String>,
+    /// Why it has no process.
+    pub(crate) note: Option<String>,
+}
+
+/// How a run stands that is not over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Waits {
+    Running,
+    Waiting,
+    /// It waits, and its lane is paused.
+    Paused,
+    /// It waits, and its process is gone.
+    Stranded,
+}
+
+impl Waits {
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Waiting => "waiting",
+            Self::Paused => "paused",
+            Self::Stranded => "stranded",
+        }
+    }
+}
+
+impl Queue {
+    /// What runs, then what waits.
+    pub(crate) fn list(&self) -> Result<Vec<Listed>> {
+        // In this order: what starts meanwhile is listed twice rather than not at all, and then once.
+        let pending = self.pending()?;
+        let totals = self.files.totals()?.unwrap_or_default();
+        let look = Look::now()?;
+        let mut wanted = BTreeMap::new();
+        for running in &totals.running {
+            if look.runs(&self.files, running)? != Some(false) {
+                wanted.insert(running.run, Waits::Running);
+            }
+        }
+        let (lane, is_paused) = (self.lane()?, self.is_paused()?);
+        let started: Vec<_> = totals.running.iter().map(|running| running.run).collect();
+        let pending: Vec<_> = pending.into_iter().filter(|pending| !started.contains(&pending.run)).collect();
+        for pending in &pending {
+            let state = match (lane.is_live(pending.ticket)?, is_paused) {
+                (false, _) => Waits::Stranded,
+                (true, true) => Waits::Paused,
+                (true, false) => Waits::Waiting,
+            };
+            wanted.insert(pending.run, state);
+        }
+        let mut listed = self.views(wanted)?;
+        let place = |run: RunId| pending.iter().position(|pending| pending.run == run).map_or(0, |at| at + 1);
+        listed.sort_by_key(|listed| (place(listed.number), listed.number));
+        Ok(listed)
+    }
+
+    fn views(&self, mut wanted: BTreeMap<RunId, Waits>) -> Result<Vec<Listed>> {
+        let mut listed = Vec::new();
+        if wanted.is_empty() {
+            return Ok(listed);
+        }
+        for view in Runs::of(&self.files, None)? {
+            let view = view?;
+            let Some(state) = wanted.remove(&view.run) else { continue };
+            // It may be over by now.
+            if view.outcome.is_none() {
+                listed.push(self.listed(view, state));
+            }
+            if wanted.is_empty() {
+                break;
+            }
+        }
+        Ok(listed)
+    }
+
+    fn listed(&self, view: RunView, state: Waits) -> Listed {
+        Listed {
+            run: self.run(view.run),
+            lane: self.name().clone(),
+            number: view.run,
+            state,
+            since: view.start.or(view.queued),
+            queued: view.queued,
+            after: view.after,
+            even_if_failed: view.even_if_failed,
+            command: view.command,
+            note: (state == Waits::Stranded).then(|| view.reason.unwrap_or_else(|| "its process is gone".to_owned())),
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Giving runs without a process another one: after a reboot, a pause, or a kill.
+
+use std::sync::Arc;
+
+use super::{Queue, Request, waiter};
+use crate::{
+    clock::SystemClock,
+    dir::StateDir,
+    error::Result,
+    job::{Event, Look, Place, RunId, remains},
+    lock::{Acquire, FileLock, Identity, Missing, Until},
+};
+
+/// What was found and done in one lane.
+#[derive(Debug, Default)]
+pub(crate) struct Resumed {
+    /// It was paused.
+    pub(crate) was_paused: bool,
+    /// Runs that were cut off: their process and all they started are gone, and nobody had recorded that.
+    pub(crate) cut_off: Vec<RunId>,
+    /// Runs that stand in line with a new process.
+    pub(crate) started: Vec<RunId>,
+    /// Runs that could not be given one, and why.
+    pub(crate) failed: Vec<(RunId, String)>,
+}
+
+/// Ends a pause, records what was cut off, and starts a process for each run that has none, in its old place.
+pub(crate) fn resume(state: &StateDir, queue: &Queue) -> Result<Resumed> {
+    let cut_off = record_the_cut_off(queue)?;
+    let mut resumed = Resumed { cut_off, ..Resumed::default() };
+    for mut pending in queue.pending()? {
+        let Some(ticket) = queue.lane()?.take_again(pending.place())? else { continue };
+        if !ticket.begin_run()? || !queue.has(pending)? || !queue.is_waiting(pending)? {
+            // It has started meanwhile, or is a leftover, which this removes.
+            queue.strand(pending, "")?;
+            continue;
+        }
+        let launched = Request::read(&queue.dir, &pending.file_name()).and_then(|request| match request {
+            Some(request) => {
+                queue.mark(pending, false)?;
+                pending.is_left = false;
+                waiter::launch(state, queue.name(), &request, &ticket).map(|()| true)
+            }
+            // Cancelled.
+            None => Ok(false),
+        });
+        match launched {
+            Ok(true) => resumed.started.push(pending.run),
+            Ok(false) => {}
+            Err(e) => {
+                resumed.failed.push((pending.run, e.to_string()));
+                // It is without a process again, which is recorded already, or will be.
+            }
+        }
+    }
+    // At last, so that the first in line is the first to start.
+    resumed.was_paused = queue.unpause()?;
+    Ok(resumed)
+}
+
+/// Records the end of each run that the ledger shows as running and that is over. The lock of its slot proves that.
+fn record_the_cut_off(queue: &Queue) -> Result<Vec<RunId>> {
+    let files = queue.files();
+    let totals = files.totals()?.unwrap_or_default();
+    if totals.running.is_empty() {
+        return Ok(Vec::new());
+    }
+    let look = Look::now()?;
+    let locks = FileLock::in_dir(Arc::clone(&files.dir), Arc::new(Identity::current()), Arc::new(SystemClock));
+    let boot = Place::current_or_unknown().boot;
+    let mut cut_off = Vec::new();
+    for running in &totals.running {
+        // (A `flock --job` run has none of the job's slots.)
+        if running.file.is_some() || look.runs(files, running)? != Some(false) {
+            continue;
+        }
+        let lock = files.lock(running.slot);
+        let acquired = locks.acquire_named_file(&files.job, lock, Missing::Create, Until::Now, None)?;
+        let Some(Acquire::Granted(_guard)) = acquired else { continue };
+        let mut ended = None;
+        let appended = queue.ledger.append(|totals| {
+            let remains = remains(totals, running.slot, &boot).filter(|remains| remains.run == running.run);
+            ended = remains.as_ref().map(|remains| remains.run);
+            remains.map(Event::Ended).into_iter().collect()
+        })?;
+        appended.sync()?;
+        cut_off.extend(ended);
+    }
+    Ok(cut_off)
+}

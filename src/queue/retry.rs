@@ -1,0 +1,40 @@
+//! Queueing again what ran, or was to run, before.
+
+use super::{Added, Queue, Request, add::add_again};
+use crate::{
+    dir::StateDir,
+    error::{Error, Result},
+    job::{LaneRun, RunState, log::Logs},
+};
+
+/// Queues it again, as a new run at the end of its lane, with the environment and the working directory that it had. `None`
+/// when it is not over.
+///
+/// # Errors
+/// `NoSuchRun` when it is not known, or what it was to do is not kept any more.
+pub(crate) fn retry(state: &StateDir, run: &LaneRun) -> Result<Option<Added>> {
+    let no_such_run = |why: &str| Error::NoSuchRun { run: run.clone(), why: why.to_owned() };
+    let unknown = || no_such_run(&format!("`triplock history {}` shows those there are", run.lane));
+    let queue = Queue::open(state, &run.lane)?.ok_or_else(unknown)?;
+    let view = queue.view(run.run)?.ok_or_else(unknown)?;
+    if queue.pending()?.iter().any(|pending| pending.run == run.run) && view.state == RunState::Queued {
+        return Ok(None);
+    }
+    let lane = queue.lane()?;
+    if matches!(view.state, RunState::Unknown | RunState::Running) && lane.has_run(run.run.0)? {
+        return Ok(None);
+    }
+    let logs = Logs::open(&queue.files().dir, &run.lane)?;
+    let request = match &logs {
+        Some(logs) => {
+            let (dir, name) = logs.request(run.run);
+            Request::read(dir, &name)?
+        }
+        None => None,
+    };
+    let gone = "what it was to do is not kept any more (--keep-runs), or it was not queued; queue it anew";
+    let mut request = request.ok_or_else(|| no_such_run(gone))?;
+    // What it followed is over.
+    request.after.clear();
+    add_again(state, &run.lane, request).map(Some)
+}

@@ -1,0 +1,229 @@
+//! The process of a queued run: it waits in its lane, runs the command, and records how that went.
+//!
+//! While it waits it has no handler for any signal. TERM ends it as KILL does, and the run keeps its place: a machine that
+//! shuts down sends TERM to everybody, and what had not started is to be started when it is up again (`queue resume`).
+
+use std::{
+    ffi::OsString,
+    os::fd::{AsFd as _, AsRawFd as _},
+    path::Path,
+};
+
+use super::{Queue, Request, dependency::Dependency, lane_queue::Pending, pause};
+use crate::{
+    dir::StateDir,
+    error::{Error, Result},
+    job::{Admission, Admitted, Event, Outcome, OutputMode, Run, RunId, Standing, Stranded, log::Logs},
+    lock::{Ticket, Until},
+    name::Name,
+    process::{self, Program, Spawn},
+};
+
+/// Becomes the process of that run. `state`: the state directory, absolute.
+pub(super) fn begin(state: &Path, lane: &Name, request: &Request, ticket: Ticket) {
+    // Nobody is there any more to be told of an error. Where the ledger can be written it says so.
+    let _ = process::detach(ticket.descriptor())
+        .map_err(|e| Error::io("leave the caller of", "this process", e))
+        .and_then(|()| {
+            let state = StateDir::open(state, true)?;
+            see_through(&state, lane, request, ticket)
+        });
+}
+
+/// The same in a program of its own, which was started in the environment of the request, with the lane's descriptor.
+///
+/// # Errors
+/// What keeps the run from waiting: it keeps its place.
+pub(crate) fn adopt(state: &StateDir, run: &crate::job::LaneRun, lane_fd: i32) -> Result<()> {
+    let queue = Queue::open(state, &run.lane)?;
+    let gone = || Error::NoSuchRun { run: run.clone(), why: "it stands in its lane no more".to_owned() };
+    let queue = queue.ok_or_else(gone)?;
+    let pending = queue.pending()?.into_iter().find(|pending| pending.run == run.run).ok_or_else(gone)?;
+    let request = Request::read(&queue.dir, &pending.file_name())?.ok_or_else(gone)?;
+    let ticket = Ticket::inherited(&queue.files.dir, queue.name().as_str(), pending.place(), lane_fd)?;
+    let path = state.path().to_owned();
+    let directory = request.directory();
+    if let Err(e) = std::env::set_current_dir(&directory) {
+        let e = Error::io("enter", directory, e);
+        queue.strand(pending, &e.to_string())?;
+        return Err(e);
+    }
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(request.umask()));
+    let lane = run.lane.clone();
+    drop(queue);
+    begin(&path, &lane, &request, ticket);
+    Ok(())
+}
+
+/// Starts such a program.
+pub(super) fn launch(state: &StateDir, lane: &Name, request: &Request, ticket: &Ticket) -> Result<()> {
+    let failed = |e| Error::io("start a process for", format!("{lane}/{}", request.run), e);
+    // Not standard input, output or error, whatever was closed when we were started.
+    let descriptor = rustix::io::fcntl_dupfd_cloexec(ticket.descriptor(), 3).map_err(|e| failed(e.into()))?;
+    let program = std::env::current_exe().map_err(failed)?;
+    let words: Vec<OsString> = vec![
+        program.into(),
+        "--state-dir".into(),
+        state.path().into(),
+        "--store".into(),
+        "files".into(),
+        "queue".into(),
+        "adopt".into(),
+        format!("{lane}/{}", request.run).into(),
+        descriptor.as_raw_fd().to_string().into(),
+    ];
+    let not_started = |e: process::SpawnError| failed(std::io::Error::other(e.to_string()));
+    let program = Program::find(&words).map_err(not_started)?;
+    let spawn = Spawn {
+        environment: &request.environment(),
+        inherit: &[descriptor.as_fd()],
+        own_group: true,
+        ..Spawn::plain(&program)
+    };
+    spawn.start().map(drop).map_err(not_started)
+}
+
+fn see_through(state: &StateDir, lane: &Name, request: &Request, ticket: Ticket) -> Result<()> {
+    let queue = Queue::make(state, lane)?;
+    let options = crate::job::Options { output: OutputMode::Capture, ..request.options() };
+    let waiter = Waiter { state, queue: &queue, request, ticket };
+    let run = Run {
+        state,
+        job: lane,
+        command: &request.command(),
+        options: &options,
+        queued: Some(&waiter),
+        announce: &|_, _| {},
+    };
+    if let Err(e) = run.run() {
+        // Nothing was run: it stands in its lane still, unless its start was recorded.
+        queue.strand(waiter.pending(), &e.to_string())?;
+        return Err(e);
+    }
+    waiter.ticket.end_run();
+    // As old as the oldest log: one run more, one request less.
+    let oldest = request.run.0.saturating_sub(u64::from(options.keep_runs));
+    Logs::make(&queue.files.dir, lane)?.forget_request(RunId(oldest))
+}
+
+struct Waiter<'a> {
+    state: &'a StateDir,
+    queue: &'a Queue,
+    request: &'a Request,
+    ticket: Ticket,
+}
+
+impl Waiter<'_> {
+    fn pending(&self) -> Pending {
+        self.request.place().into()
+    }
+
+    /// Records of everybody that stood before us and whose process is gone that it is.
+    fn note_the_gone(&self) -> Result<()> {
+        for pending in self.queue.pending()? {
+            if pending.ticket >= self.request.ticket {
+                break;
+            }
+            if !pending.is_left && !self.ticket.lane().is_live(pending.ticket)? {
+                self.queue.strand(pending, "its process was killed before its turn")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Admission for Waiter<'_> {
+    fn run(&self) -> RunId {
+        self.request.run
+    }
+
+    fn ticket(&self) -> &Ticket {
+        &self.ticket
+    }
+
+    fn wait(&self) -> Result<Admitted> {
+        loop {
+            self.ticket.wait_for_turn(Until::Never, &mut || self.note_the_gone())?;
+            // Who stood right before us was served and left nothing; or it was killed, and its file is still there.
+            if let Some(before) = self.ticket.before().filter(|before| before.run > 0) {
+                if self.queue.has(before.into())? {
+                    self.note_the_gone()?;
+                }
+            }
+            if self.queue.is_paused()? {
+                pause::wait(self.queue)?;
+                // Who was resumed may stand before us.
+                continue;
+            }
+            for run in &self.request.after {
+                match Dependency::wait(self.state, run, self.request.even_if_failed)? {
+                    Dependency::Met => {}
+                    Dependency::Failed(reason) => {
+                        return Ok(Admitted::No { outcome: Outcome::DependencyFailed, reason });
+                    }
+                    Dependency::Stranded => {
+                        let reason = format!("{run}, which it is to follow, has no process");
+                        self.queue.strand(self.pending(), &reason)?;
+                        return Ok(Admitted::Stranded);
+                    }
+                }
+            }
+            return Ok(Admitted::Yes);
+        }
+    }
+
+    fn standing(&self) -> Result<Standing> {
+        Ok(if !self.queue.has(self.pending())? {
+            Standing::Gone
+        } else if self.queue.is_paused()? {
+            Standing::Paused
+        } else {
+            Standing::Wanted
+        })
+    }
+
+    fn leave(&self) {
+        // A file that stays is a leftover, which the ledger tells from one that waits.
+        let _ = self.queue.remove(self.pending());
+        self.ticket.leave();
+    }
+}
+
+impl Queue {
+    /// Records that a run stands in the lane and its process is gone; or, if it does not stand there after all, tidies up.
+    pub(super) fn strand(&self, pending: Pending, reason: &str) -> Result<()> {
+        let mut done = Ok(());
+        let appended = self.ledger.append(|totals| {
+            if totals.running.iter().any(|running| running.run == pending.run) {
+                return Vec::new();
+            }
+            match self.is_waiting(pending) {
+                Ok(true) => {
+                    done = self.mark(pending, true);
+                    if done.is_err() {
+                        return Vec::new();
+                    }
+                    vec![Event::Stranded(Stranded { run: pending.run, reason: reason.to_owned() })]
+                }
+                Ok(false) => {
+                    done = self.remove(pending);
+                    Vec::new()
+                }
+                Err(e) => {
+                    done = Err(e);
+                    Vec::new()
+                }
+            }
+        })?;
+        done?;
+        appended.sync()
+    }
+
+    /// Whether the ledger, too, says that it stands in the lane. (It started, and was killed before it took its file away;
+    /// or its file was made by an `add` that was killed before it queued it.)
+    pub(super) fn is_waiting(&self, pending: Pending) -> Result<bool> {
+        use crate::job::RunState;
+        let view = self.view(pending.run)?;
+        Ok(view.is_some_and(|view| view.state == RunState::Queued && view.ticket == Some(pending.ticket)))
+    }
+}
