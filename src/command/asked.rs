@@ -28,7 +28,7 @@ pub(super) fn asked(words: &[String]) -> Result<Asked, String> {
             Subject::Run { job: add.lane, has_command: !add.command.is_empty(), config: add.course.config }
         }
         Command::Stop(stop) => Subject::Job(stop.job),
-        Command::Logs(logs) => Subject::Job(logs.job),
+        Command::Logs(logs) => Subject::Job(logs.job().clone()),
         Command::History(history) => history.job.map_or(Subject::Nothing, Subject::Job),
         Command::Check(cli::Check { job: Some(job), .. }) => Subject::Job(job),
         Command::Update(update) => Subject::Update(update.file),

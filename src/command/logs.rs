@@ -3,6 +3,7 @@
 use std::{
     io::{self, Write as _},
     os::fd::AsFd as _,
+    time::Duration,
 };
 
 use serde::Serialize;
@@ -14,27 +15,44 @@ use crate::{
     error::{Error, Result},
     exit::ExitCode,
     job::{
-        JobFiles, RunId, RunView, Runs, ServerJobs,
+        JobFiles, Outcome, RunId, RunView, Runs, ServerJobs,
         log::{Follow, LogFile, LogReader, Logs},
     },
-    lock::Identity,
+    lock::{Identity, Lane},
     name::Name,
     output::Output,
+    queue::view,
 };
 
 /// Prints a log, follows it, or lists those there are.
 pub(super) fn logs(output: &Output, global: &Global, args: &cli::Logs) -> Result<ExitCode> {
-    let cli::Logs { job, run, follow, list } = args;
+    let (job, wanted, cli::Logs { follow, list, .. }) = (args.job(), args.run(), args);
     let server = server(global)?.map(|url| ServerJobs::connect(&url)).transpose()?;
+    let queued = match wanted {
+        Some(run) if !list && server.is_none() => queued(global, job, run, *follow)?,
+        _ => None,
+    };
+    if let Some(RunView { outcome: Some(Outcome::Succeeded), .. }) = queued {
+        // It printed nothing.
+        return Ok(ExitCode::Success);
+    }
+    if let (Some(view), Some(run)) = (queued, wanted) {
+        let why = match view.outcome {
+            Some(outcome) => format!("it was not run: {}", outcome.word().replace('_', " ")),
+            None if *follow => format!("its process is gone; `triplock queue resume {job}` starts another"),
+            None => "it waits in its lane; -f waits with it".to_owned(),
+        };
+        return Err(Error::NoSuchLog { job: job.clone(), run: Some(run), why });
+    }
     let (files, logs) = match find(global, job, server.as_ref()) {
-        Err(e) => return Err(elsewhere(server.as_ref(), job, run.map(RunId))?.unwrap_or(e)),
+        Err(e) => return Err(elsewhere(server.as_ref(), job, wanted)?.unwrap_or(e)),
         found => found?,
     };
     if *list {
         return print_list(output, job, &logs.list()?);
     }
-    let run = match choose(job, &logs, run.map(RunId)) {
-        Err(e) => return Err(elsewhere(server.as_ref(), job, run.map(RunId))?.unwrap_or(e)),
+    let run = match choose(job, &logs, wanted) {
+        Err(e) => return Err(elsewhere(server.as_ref(), job, wanted)?.unwrap_or(e)),
         run => run?,
     };
     let mut to = io::stdout().lock();
@@ -45,6 +63,29 @@ pub(super) fn logs(output: &Output, global: &Global, args: &cli::Logs) -> Result
         reader.copy(&mut to)?
     };
     written(printed, ExitCode::Success)
+}
+
+/// How often to look whether a run that waits has begun to print.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// A queued run that left no log, or has none yet; `None` when it is another, or has one. `follow`: waits for its start.
+fn queued(global: &Global, job: &Name, run: RunId, follow: bool) -> Result<Option<RunView>> {
+    let state = StateDir::open_existing(&state_path(global)?, global.allow_network_fs)?;
+    let Some(jobs) = state.as_ref().map(JobFiles::directory).transpose()?.flatten() else { return Ok(None) };
+    let Some(lane) = Lane::open(&jobs, job.as_str())? else { return Ok(None) };
+    loop {
+        // Asked first: what ends in between has its log by then, or none for ever.
+        let goes_on = follow && lane.has_run(run.0)?;
+        let logs = Logs::open(&jobs, job)?.map(|logs| logs.runs()).transpose()?;
+        if logs.is_some_and(|runs| runs.contains(&run)) {
+            return Ok(None);
+        }
+        if !goes_on {
+            break;
+        }
+        std::thread::sleep(LOOK);
+    }
+    Ok(view(&JobFiles::new(jobs, job.clone()), run)?.filter(|view| view.queued.is_some()))
 }
 
 /// Each host keeps the output of its own runs: the error that says where to look, if it is another.

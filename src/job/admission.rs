@@ -1,6 +1,8 @@
 //! What a queued run has that another does not: a number and a place in line, from before it started; and what may keep
 //! it from starting that is no lock.
 
+use std::time::Instant;
+
 use super::model::{Outcome, RunId};
 use crate::{error::Result, lock::Ticket};
 
@@ -11,6 +13,9 @@ pub(crate) trait Admission {
 
     /// Its place in its lane.
     fn ticket(&self) -> &Ticket;
+
+    /// Since when its process waits.
+    fn since(&self) -> Instant;
 
     /// Sleeps until nothing keeps it from starting but the locks. That may change again until its start is recorded.
     fn wait(&self) -> Result<Admitted>;

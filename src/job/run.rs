@@ -140,6 +140,9 @@ impl Run<'_> {
                     return Ok(self.not_run(&ledger, Outcome::Interrupted, interrupted(signal), None, waited));
                 }
             };
+            if let Some(queued) = self.queued {
+                locks.waited = queued.since().elapsed();
+            }
             let signals = Signals::take().map_err(|e| Error::io("take the signals of", "this process", e))?;
             if let Some(signal) = arrived() {
                 return Ok(self.not_run(&ledger, Outcome::Interrupted, interrupted(signal), None, locks.waited));

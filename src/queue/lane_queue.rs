@@ -194,7 +194,7 @@ impl Queue {
 }
 
 /// What the ledger of a job tells of one run.
-pub(super) fn view(files: &JobFiles, run: RunId) -> Result<Option<RunView>> {
+pub(crate) fn view(files: &JobFiles, run: RunId) -> Result<Option<RunView>> {
     for view in Runs::of(files, None)? {
         let view = view?;
         if view.run == run {

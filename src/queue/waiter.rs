@@ -7,6 +7,7 @@ use std::{
     ffi::OsString,
     os::fd::{AsFd as _, AsRawFd as _},
     path::Path,
+    time::Instant,
 };
 
 use super::{Queue, Request, dependency::Dependency, lane_queue::Pending, pause};
@@ -86,7 +87,7 @@ pub(super) fn launch(state: &StateDir, lane: &Name, request: &Request, ticket: &
 fn see_through(state: &StateDir, lane: &Name, request: &Request, ticket: Ticket) -> Result<()> {
     let queue = Queue::make(state, lane)?;
     let options = crate::job::Options { output: OutputMode::Capture, ..request.options() };
-    let waiter = Waiter { state, queue: &queue, request, ticket };
+    let waiter = Waiter { state, queue: &queue, request, ticket, since: Instant::now() };
     let run = Run {
         state,
         job: lane,
@@ -111,6 +112,7 @@ struct Waiter<'a> {
     queue: &'a Queue,
     request: &'a Request,
     ticket: Ticket,
+    since: Instant,
 }
 
 impl Waiter<'_> {
@@ -139,6 +141,10 @@ impl Admission for Waiter<'_> {
 
     fn ticket(&self) -> &Ticket {
         &self.ticket
+    }
+
+    fn since(&self) -> Instant {
+        self.since
     }
 
     fn wait(&self) -> Result<Admitted> {
