@@ -49,6 +49,8 @@ struct JobStatus {
     counts: Counts,
     last_run: u64,
     fence: u64,
+    /// How many runs wait in its lane.
+    queued: u64,
 }
 
 /// What has one lock.
@@ -241,6 +243,7 @@ impl JobStatus {
             counts: totals.counts,
             last_run: totals.last_run,
             fence: totals.fence,
+            queued: totals.queued,
         }
     }
 
@@ -327,13 +330,14 @@ impl TripStatus {
     }
 }
 
-fn job_rows(jobs: &[JobStatus]) -> Table<10> {
+fn job_rows(jobs: &[JobStatus]) -> Table<11> {
     let now = SystemClock.now();
-    let mut table =
-        Table::new(["JOB", "STATE", "SINCE", "PID:", "LAST", "ENDED", "RUNS:", "FAILED:", "SKIPPED:", "COMMAND"]);
+    let mut table = Table::new([
+        "JOB", "STATE", "SINCE", "PID:", "LAST", "ENDED", "RUNS:", "FAILED:", "SKIPPED:", "COMMAND", "WAITING:",
+    ]);
     for job in jobs {
         let ago = |last: &Last| format!("{} ago", text::since(last.end, now));
-        let mut row: [Cell; 10] = [
+        let mut row: [Cell; 11] = [
             job.job.as_str().into(),
             "idle".into(),
             Cell::default(),
@@ -348,6 +352,7 @@ fn job_rows(jobs: &[JobStatus]) -> Table<10> {
             job.failures().to_string().into(),
             job.counts.of(Outcome::Skipped).to_string().into(),
             Cell::default(),
+            if job.queued > 0 { job.queued.to_string().into() } else { Cell::default() },
         ];
         if let Some(run) = job.lost.first() {
             row[4] = Cell::painted("lost", Paint::Bad);
