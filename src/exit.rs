@@ -93,20 +93,20 @@ impl ExitCode {
             }
             Self::Usage => "wrong command line",
             Self::Corrupt => "corrupt state, or a batch with a bad line",
-            Self::NotFound => "no such trip, job or file",
+            Self::NotFound => "no such trip, job, run or file",
             Self::Unavailable => "the server of a store cannot be reached",
             Self::Internal => "internal error",
             Self::System => "the operating system refused",
             Self::CannotCreate => "a file or directory cannot be created",
             Self::Uncertain => "outcome uncertain: retry with the same request id",
-            Self::Busy => "busy: the lock is held, try later",
+            Self::Busy => "busy: the lock is held or the lane is full, try later",
             Self::LockLost => "the lock or lease was lost while held; nothing was committed",
             Self::Permission => "permission denied",
             Self::Configuration => "wrong configuration or the wrong server, or state written by a newer triplock",
-            Self::TimeLimit => "run, update: the command reached its time limit (137 if it took KILL)",
-            Self::NotRun => "run, update: triplock itself failed; the command was not run",
-            Self::NotExecutable => "run, update: the command cannot be executed",
-            Self::NoSuchCommand => "run, update: there is no such command",
+            Self::TimeLimit => "run, update, queue wait: the command reached its time limit (137 if it took KILL)",
+            Self::NotRun => "run, update, queue wait: triplock itself failed; the command was not run, or its end is not known",
+            Self::NotExecutable => "run, update, queue wait: the command cannot be executed",
+            Self::NoSuchCommand => "run, update, queue wait: there is no such command",
         }
     }
 
