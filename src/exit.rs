@@ -104,7 +104,9 @@ impl ExitCode {
             Self::Permission => "permission denied",
             Self::Configuration => "wrong configuration or the wrong server, or state written by a newer triplock",
             Self::TimeLimit => "run, update, queue wait: the command reached its time limit (137 if it took KILL)",
-            Self::NotRun => "run, update, queue wait: triplock itself failed; the command was not run, or its end is not known",
+            Self::NotRun => {
+                "run, update, queue wait: triplock itself failed; the command was not run, or its end is not known"
+            }
             Self::NotExecutable => "run, update, queue wait: the command cannot be executed",
             Self::NoSuchCommand => "run, update, queue wait: there is no such command",
         }

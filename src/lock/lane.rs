@@ -193,11 +193,17 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
-    /// The ticket of a process that started us, whose descriptor of the lane we have by that number.
+    /// The ticket of a process that started us, whose descriptor of the lane we have by that number; and the one right before
+    /// it.
     ///
     /// # Errors
     /// `Io` (invalid input) when it is none of that lane, or nobody has that ticket.
-    pub(crate) fn inherited(dir: &Dir, name: &str, place: Place, number: i32) -> Result<Self> {
+    pub(crate) fn inherited(
+        dir: &Dir,
+        name: &str,
+        (place, before): (Place, Option<Place>),
+        number: i32,
+    ) -> Result<Self> {
         let looked = Lane::make(dir, name)?;
         let failed = |e: io::Error| looked.failed("take over a ticket of", e);
         let inherited = Inherited::numbered(number).map_err(failed)?;
@@ -206,7 +212,7 @@ impl Ticket {
         if id != looked.id || !looked.is_live(place.ticket)? {
             return Err(failed(io::ErrorKind::InvalidInput.into()));
         }
-        Ok(Self { lane: Lane { file, id, path: looked.path }, place, before: None })
+        Ok(Self { lane: Lane { file, id, path: looked.path }, place, before })
     }
 
     pub(crate) fn place(&self) -> Place {

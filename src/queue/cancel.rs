@@ -4,6 +4,8 @@
 //! would find out at its turn; it is ended at once, so that nobody stands behind it for nothing. Only a process that has
 //! the run's byte of the lane, seen again after it was opened, is signalled.
 
+use std::collections::BTreeSet;
+
 use super::{Queue, lane_queue::Pending};
 use crate::{
     error::{Error, Result},
@@ -26,57 +28,63 @@ pub(crate) enum Cancelled {
 /// # Errors
 /// The inner one: `NoSuchRun`.
 pub(crate) fn cancel(queue: &Queue, runs: &[RunId]) -> Result<Vec<Result<Cancelled>>> {
-    let pending = queue.pending()?;
-    let (mut done, mut ended) = (Vec::new(), Vec::new());
-    for run in runs {
-        let standing = pending.iter().find(|pending| pending.run == *run).copied();
-        let cancelled = one(queue, *run, standing)?;
-        if matches!(cancelled, Ok(Cancelled::Done)) {
-            ended.push(run.0);
+    let mut done = Ok(Vec::new());
+    let mut decided = Vec::new();
+    let appended = queue.ledger.append(|_| match decide(queue, runs) {
+        Ok((pending, answers, events)) => {
+            (decided, done) = (pending, Ok(answers));
+            events
         }
-        done.push(cancelled);
+        Err(e) => {
+            done = Err(e);
+            Vec::new()
+        }
+    })?;
+    let done = done?;
+    for pending in &decided {
+        queue.remove(*pending)?;
     }
+    appended.sync()?;
     // What cannot be ended (another user's) goes at its turn.
-    let _ = end(queue, &ended);
+    let _ = end(queue, &decided.iter().map(|pending| pending.run.0).collect::<Vec<_>>());
     Ok(done)
 }
 
-fn one(queue: &Queue, run: RunId, pending: Option<Pending>) -> Result<Result<Cancelled>> {
-    let mut is_done = Ok(false);
-    if let Some(pending) = pending {
-        let command = queue.view(run)?.and_then(|view| view.command).unwrap_or_default();
-        let appended = queue.ledger.append(|totals| {
-            // It may have started since.
-            let runs = totals.running.iter().any(|running| running.run == run);
-            is_done =
-                if runs { Ok(false) } else { queue.has(pending).and_then(|has| Ok(has && queue.is_waiting(pending)?)) };
-            if !matches!(is_done, Ok(true)) {
-                return Vec::new();
+type Decided = (Vec<Pending>, Vec<Result<Cancelled>>, Vec<Event>);
+
+/// Who is to go, what is answered, and what is recorded; under `NAME.commit`.
+fn decide(queue: &Queue, runs: &[RunId]) -> Result<Decided> {
+    let views = queue.views(runs.iter().copied())?;
+    let wanted: BTreeSet<_> = runs.iter().collect();
+    let pending: Vec<_> = queue.pending()?.into_iter().filter(|pending| wanted.contains(&pending.run)).collect();
+    let (mut leave, mut answers, mut events) = (Vec::new(), Vec::new(), Vec::new());
+    for run in runs {
+        let Some(view) = views.get(run) else {
+            let why = format!("`triplock queue list {}` shows those there are", queue.name());
+            answers.push(Err(Error::NoSuchRun { run: queue.run(*run), why }));
+            continue;
+        };
+        let stands = pending.iter().find(|pending| pending.run == *run && view.ticket == Some(pending.ticket));
+        let answer = match (view.state, stands) {
+            (RunState::Queued, Some(pending)) if !leave.contains(pending) => {
+                leave.push(*pending);
+                events.push(Event::NotRun(NotRun {
+                    run: *run,
+                    outcome: Outcome::Cancelled,
+                    reason: "taken out of its lane".to_owned(),
+                    holder: None,
+                    wait: 0.0,
+                    command: view.command.clone().unwrap_or_default(),
+                    queued: true,
+                }));
+                Cancelled::Done
             }
-            vec![Event::NotRun(NotRun {
-                run,
-                outcome: Outcome::Cancelled,
-                reason: "taken out of its lane".to_owned(),
-                holder: None,
-                wait: 0.0,
-                command,
-                queued: true,
-            })]
-        })?;
-        if is_done? {
-            queue.remove(pending)?;
-            appended.sync()?;
-            return Ok(Ok(Cancelled::Done));
-        }
+            (RunState::Unknown | RunState::Running, _) => Cancelled::Running,
+            _ => Cancelled::Over,
+        };
+        answers.push(Ok(answer));
     }
-    Ok(match queue.view(run)? {
-        None => Err(Error::NoSuchRun {
-            run: queue.run(run),
-            why: format!("`triplock queue list {}` shows those there are", queue.name()),
-        }),
-        Some(view) if matches!(view.state, RunState::Unknown | RunState::Running) => Ok(Cancelled::Running),
-        Some(_) => Ok(Cancelled::Over),
-    })
+    Ok((leave, answers, events))
 }
 
 /// Ends the processes of those runs.

@@ -3,6 +3,7 @@
 //!     17-1764444444123456.json    run 17 stands in the lane with that ticket: what is to be run
 //!     17-1764444444123456.left    the same, and it is recorded that its process is gone
 //!     paused                      nothing of the queue starts
+//!     resuming                    the lock of who gives runs their processes again
 //!
 //! A run's file is there from before `queue add` answers until its start is in the ledger, or that there will be none. So a
 //! file whose ticket nobody has is a run that stands in line without a process. That a run has started, the ledger decides:
@@ -10,18 +11,23 @@
 //!
 //! What is queued, paused and taken out changes under `NAME.commit`, as the ledger does.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
 
 use crate::{
     clock::SystemClock,
     dir::{Dir, StateDir},
     error::{Error, Result},
     job::{JobFiles, JobLedger, LaneRun, RunId, RunState, RunView, Runs, log::Logs},
-    lock::{Identity, Lane, Place},
+    lock::{HeldFile, Identity, Lane, Missing, Place, Taken, Until},
     name::Name,
 };
 
 const PAUSED: &str = "paused";
+const RESUMING: &str = "resuming";
 
 /// The queue of one lane.
 pub(crate) struct Queue {
@@ -161,6 +167,22 @@ impl Queue {
         view(&self.files, run)
     }
 
+    /// The same of many: the ledger is read once.
+    pub(super) fn views(&self, runs: impl IntoIterator<Item = RunId>) -> Result<BTreeMap<RunId, RunView>> {
+        views(&self.files, runs.into_iter().collect())
+    }
+
+    /// Those of them that stand in the lane, as the ledger has it. The others have a file only: they started, and were killed
+    /// before that was removed; or an `add` was killed before it queued them.
+    pub(super) fn waiting(&self, pending: &[Pending]) -> Result<Vec<Pending>> {
+        let views = self.views(pending.iter().map(|pending| pending.run))?;
+        let is_waiting = |pending: &&Pending| {
+            let view = views.get(&pending.run);
+            view.is_some_and(|view| view.state == RunState::Queued && view.ticket == Some(pending.ticket))
+        };
+        Ok(pending.iter().filter(is_waiting).copied().collect())
+    }
+
     pub(crate) fn is_paused(&self) -> Result<bool> {
         Ok(self.dir.stat(PAUSED)?.is_some())
     }
@@ -180,12 +202,18 @@ impl Queue {
         self.dir.sync()
     }
 
-    /// Ends that; whether it was paused.
-    pub(super) fn unpause(&self) -> Result<bool> {
-        let was_paused = self.is_paused()?;
+    /// Ends that.
+    pub(super) fn unpause(&self) -> Result<()> {
         self.dir.unlink(PAUSED)?;
-        self.dir.sync()?;
-        Ok(was_paused)
+        self.dir.sync()
+    }
+
+    /// Whoever has it gives runs their processes again.
+    pub(super) fn turn_of_resuming(&self) -> Result<HeldFile> {
+        match HeldFile::acquire(&self.dir, RESUMING, Missing::Create, Until::Never, None)? {
+            Taken::Held(held) => Ok(held),
+            _ => Err(Error::Reentrant(self.name().clone())),
+        }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -195,17 +223,27 @@ impl Queue {
 
 /// What the ledger of a job tells of one run.
 pub(crate) fn view(files: &JobFiles, run: RunId) -> Result<Option<RunView>> {
+    Ok(views(files, BTreeSet::from([run]))?.remove(&run))
+}
+
+fn views(files: &JobFiles, mut wanted: BTreeSet<RunId>) -> Result<BTreeMap<RunId, RunView>> {
+    let mut found = BTreeMap::new();
+    if wanted.is_empty() {
+        return Ok(found);
+    }
     for view in Runs::of(files, None)? {
         let view = view?;
-        if view.run == run {
-            return Ok(Some(view));
-        }
+        let run = view.run;
         // First lines stand in the order of the numbers; the rest are of runs that have lost theirs.
-        if view.run < run && view.state != RunState::Unknown {
+        let is_past = view.state != RunState::Unknown && wanted.first().is_some_and(|first| run < *first);
+        if wanted.remove(&run) {
+            found.insert(run, view);
+        }
+        if is_past || wanted.is_empty() {
             break;
         }
     }
-    Ok(None)
+    Ok(found)
 }
 
 impl std::fmt::Debug for Queue {

@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::Queue;
 use crate::{
     error::Result,
-    job::{LaneRun, Look, RunId, RunView, Runs, optional_time},
+    job::{LaneRun, Look, RunId, RunView, optional_time},
+    lock::Lane,
 };
 
 /// A run that is not over, as `queue list --json` prints it.
@@ -68,39 +69,25 @@ impl Queue {
                 wanted.insert(running.run, Waits::Running);
             }
         }
-        let (lane, is_paused) = (self.lane()?, self.is_paused()?);
+        let lane = Lane::open(&self.files.dir, self.name().as_str())?;
+        let is_paused = self.is_paused()?;
         let started: Vec<_> = totals.running.iter().map(|running| running.run).collect();
         let pending: Vec<_> = pending.into_iter().filter(|pending| !started.contains(&pending.run)).collect();
         for pending in &pending {
-            let state = match (lane.is_live(pending.ticket)?, is_paused) {
+            let is_live = lane.as_ref().map_or(Ok(false), |lane| lane.is_live(pending.ticket))?;
+            let state = match (is_live, is_paused) {
                 (false, _) => Waits::Stranded,
                 (true, true) => Waits::Paused,
                 (true, false) => Waits::Waiting,
             };
             wanted.insert(pending.run, state);
         }
-        let mut listed = self.views(wanted)?;
+        // One may be over by now.
+        let views = self.views(wanted.keys().copied())?.into_values().filter(|view| view.outcome.is_none());
+        let mut listed: Vec<_> =
+            views.map(|view| (wanted[&view.run], view)).map(|(state, view)| self.listed(view, state)).collect();
         let place = |run: RunId| pending.iter().position(|pending| pending.run == run).map_or(0, |at| at + 1);
         listed.sort_by_key(|listed| (place(listed.number), listed.number));
-        Ok(listed)
-    }
-
-    fn views(&self, mut wanted: BTreeMap<RunId, Waits>) -> Result<Vec<Listed>> {
-        let mut listed = Vec::new();
-        if wanted.is_empty() {
-            return Ok(listed);
-        }
-        for view in Runs::of(&self.files, None)? {
-            let view = view?;
-            let Some(state) = wanted.remove(&view.run) else { continue };
-            // It may be over by now.
-            if view.outcome.is_none() {
-                listed.push(self.listed(view, state));
-            }
-            if wanted.is_empty() {
-                break;
-            }
-        }
         Ok(listed)
     }
 

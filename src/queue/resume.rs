@@ -1,14 +1,14 @@
 //! Giving runs without a process another one: after a reboot, a pause, or a kill.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
-use super::{Queue, Request, waiter};
+use super::{Queue, Request, lane_queue::Pending, waiter};
 use crate::{
     clock::SystemClock,
     dir::StateDir,
     error::Result,
     job::{Event, Look, Place, RunId, remains},
-    lock::{Acquire, FileLock, Identity, Missing, Until},
+    lock::{Acquire, FileLock, Identity, Missing, Ticket, Until},
 };
 
 /// What was found and done in one lane.
@@ -25,37 +25,45 @@ pub(crate) struct Resumed {
 }
 
 /// Ends a pause, records what was cut off, and starts a process for each run that has none, in its old place.
+///
+/// One process at a time does, and the lane is paused meanwhile. So what the ledger says at the beginning who waits holds until
+/// everybody has his place again, and the first in line is the first to start. Killed in between, the lane stays paused, and the
+/// next `resume` goes on.
 pub(crate) fn resume(state: &StateDir, queue: &Queue) -> Result<Resumed> {
+    let _turn = queue.turn_of_resuming()?;
+    let was_paused = queue.is_paused()?;
+    if !was_paused {
+        queue.pause()?;
+    }
     let cut_off = record_the_cut_off(queue)?;
-    let mut resumed = Resumed { cut_off, ..Resumed::default() };
-    for mut pending in queue.pending()? {
+    let mut resumed = Resumed { was_paused, cut_off, ..Resumed::default() };
+    let pending = queue.pending()?;
+    let waiting: BTreeSet<_> = queue.waiting(&pending)?.into_iter().collect();
+    for pending in pending {
         let Some(ticket) = queue.lane()?.take_again(pending.place())? else { continue };
-        if !ticket.begin_run()? || !queue.has(pending)? || !queue.is_waiting(pending)? {
-            // It has started meanwhile, or is a leftover, which this removes.
-            queue.strand(pending, "")?;
+        if !waiting.contains(&pending) {
+            // It did not stand there at the beginning. What came since has a process; what is left is a leftover.
+            queue.strand(&[pending], "its process is gone")?;
             continue;
         }
-        let launched = Request::read(&queue.dir, &pending.file_name()).and_then(|request| match request {
-            Some(request) => {
-                queue.mark(pending, false)?;
-                pending.is_left = false;
-                waiter::launch(state, queue.name(), &request, &ticket).map(|()| true)
-            }
-            // Cancelled.
-            None => Ok(false),
-        });
-        match launched {
+        ticket.begin_run()?;
+        match give_a_process(state, queue, pending, &ticket) {
             Ok(true) => resumed.started.push(pending.run),
             Ok(false) => {}
-            Err(e) => {
-                resumed.failed.push((pending.run, e.to_string()));
-                // It is without a process again, which is recorded already, or will be.
-            }
+            // It is without a process again, as whoever comes next will find.
+            Err(e) => resumed.failed.push((pending.run, e.to_string())),
         }
     }
-    // At last, so that the first in line is the first to start.
-    resumed.was_paused = queue.unpause()?;
+    queue.unpause()?;
     Ok(resumed)
+}
+
+/// `false` when it was cancelled meanwhile.
+fn give_a_process(state: &StateDir, queue: &Queue, pending: Pending, ticket: &Ticket) -> Result<bool> {
+    let Some(request) = Request::read(&queue.dir, &pending.file_name())? else { return Ok(false) };
+    queue.mark(pending, false)?;
+    waiter::launch(state, queue.name(), &request, ticket)?;
+    Ok(true)
 }
 
 /// Records the end of each run that the ledger shows as running and that is over. The lock of its slot proves that.

@@ -39,14 +39,18 @@ pub(crate) fn adopt(state: &StateDir, run: &crate::job::LaneRun, lane_fd: i32) -
     let queue = Queue::open(state, &run.lane)?;
     let gone = || Error::NoSuchRun { run: run.clone(), why: "it stands in its lane no more".to_owned() };
     let queue = queue.ok_or_else(gone)?;
-    let pending = queue.pending()?.into_iter().find(|pending| pending.run == run.run).ok_or_else(gone)?;
+    let pending = queue.pending()?;
+    let at = pending.iter().position(|pending| pending.run == run.run).ok_or_else(gone)?;
+    // Whom to wait for first, so that not everybody who is resumed waits for the same one.
+    let before = at.checked_sub(1).map(|before| pending[before].place());
+    let pending = pending[at];
     let request = Request::read(&queue.dir, &pending.file_name())?.ok_or_else(gone)?;
-    let ticket = Ticket::inherited(&queue.files.dir, queue.name().as_str(), pending.place(), lane_fd)?;
+    let ticket = Ticket::inherited(&queue.files.dir, queue.name().as_str(), (pending.place(), before), lane_fd)?;
     let path = state.path().to_owned();
     let directory = request.directory();
     if let Err(e) = std::env::set_current_dir(&directory) {
         let e = Error::io("enter", directory, e);
-        queue.strand(pending, &e.to_string())?;
+        queue.strand(&[pending], &e.to_string())?;
         return Err(e);
     }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(request.umask()));
@@ -98,7 +102,7 @@ fn see_through(state: &StateDir, lane: &Name, request: &Request, ticket: Ticket)
     };
     if let Err(e) = run.run() {
         // Nothing was run: it stands in its lane still, unless its start was recorded.
-        queue.strand(waiter.pending(), &e.to_string())?;
+        queue.strand(&[waiter.pending()], &e.to_string())?;
         return Err(e);
     }
     waiter.ticket.end_run();
@@ -122,15 +126,16 @@ impl Waiter<'_> {
 
     /// Records of everybody that stood before us and whose process is gone that it is.
     fn note_the_gone(&self) -> Result<()> {
+        let mut gone = Vec::new();
         for pending in self.queue.pending()? {
             if pending.ticket >= self.request.ticket {
                 break;
             }
             if !pending.is_left && !self.ticket.lane().is_live(pending.ticket)? {
-                self.queue.strand(pending, "its process was killed before its turn")?;
+                gone.push(pending);
             }
         }
-        Ok(())
+        self.queue.strand(&gone, "its process was killed before its turn")
     }
 }
 
@@ -169,7 +174,7 @@ impl Admission for Waiter<'_> {
                     }
                     Dependency::Stranded => {
                         let reason = format!("{run}, which it is to follow, has no process");
-                        self.queue.strand(self.pending(), &reason)?;
+                        self.queue.strand(&[self.pending()], &reason)?;
                         return Ok(Admitted::Stranded);
                     }
                 }
@@ -196,40 +201,34 @@ impl Admission for Waiter<'_> {
 }
 
 impl Queue {
-    /// Records that a run stands in the lane and its process is gone; or, if it does not stand there after all, tidies up.
-    pub(super) fn strand(&self, pending: Pending, reason: &str) -> Result<()> {
+    /// Records that these runs stand in the lane and have no process; of those that do not stand there after all, removes
+    /// what they left.
+    pub(super) fn strand(&self, gone: &[Pending], reason: &str) -> Result<()> {
+        if gone.is_empty() {
+            return Ok(());
+        }
         let mut done = Ok(());
-        let appended = self.ledger.append(|totals| {
-            if totals.running.iter().any(|running| running.run == pending.run) {
-                return Vec::new();
-            }
-            match self.is_waiting(pending) {
-                Ok(true) => {
-                    done = self.mark(pending, true);
-                    if done.is_err() {
-                        return Vec::new();
-                    }
-                    vec![Event::Stranded(Stranded { run: pending.run, reason: reason.to_owned() })]
-                }
-                Ok(false) => {
-                    done = self.remove(pending);
-                    Vec::new()
-                }
-                Err(e) => {
-                    done = Err(e);
-                    Vec::new()
-                }
-            }
+        let appended = self.ledger.append(|_| {
+            self.note_stranded(gone, reason).unwrap_or_else(|e| {
+                done = Err(e);
+                Vec::new()
+            })
         })?;
         done?;
         appended.sync()
     }
 
-    /// Whether the ledger, too, says that it stands in the lane. (It started, and was killed before it took its file away;
-    /// or its file was made by an `add` that was killed before it queued it.)
-    pub(super) fn is_waiting(&self, pending: Pending) -> Result<bool> {
-        use crate::job::RunState;
-        let view = self.view(pending.run)?;
-        Ok(view.is_some_and(|view| view.state == RunState::Queued && view.ticket == Some(pending.ticket)))
+    fn note_stranded(&self, gone: &[Pending], reason: &str) -> Result<Vec<Event>> {
+        let waiting = self.waiting(gone)?;
+        let mut events = Vec::new();
+        for pending in gone {
+            if !waiting.contains(pending) {
+                self.remove(*pending)?;
+            } else if self.has(*pending)? {
+                self.mark(*pending, true)?;
+                events.push(Event::Stranded(Stranded { run: pending.run, reason: reason.to_owned() }));
+            }
+        }
+        Ok(events)
     }
 }
