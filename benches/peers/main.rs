@@ -9,6 +9,7 @@ mod jobs;
 mod library;
 mod peer;
 mod processes;
+mod queue;
 mod report;
 mod server;
 mod servers;
@@ -21,7 +22,7 @@ use site::Site;
 type Measure = fn(&Site) -> Part;
 
 /// What can be asked for, in the order in which all of it runs.
-const PARTS: [(&str, Measure); 11] = [
+const PARTS: [(&str, Measure); 12] = [
     ("start-up", startup::measure),
     ("processes", processes::beside_peers),
     ("protocol", processes::one_or_two_locks),
@@ -31,6 +32,7 @@ const PARTS: [(&str, Measure); 11] = [
     ("batch", batch::batch),
     ("growth", batch::growth),
     ("jobs", jobs::measure),
+    ("queue", queue::measure),
     ("calls", calls::measure),
     ("history", history::measure),
 ];
