@@ -143,11 +143,16 @@ impl Admission for Waiter<'_> {
 
     fn wait(&self) -> Result<Admitted> {
         loop {
-            self.ticket.wait_for_turn(Until::Never, &mut || self.note_the_gone())?;
+            // That somebody else's end cannot be recorded (a full disk) is no reason to give up the own place.
+            let note_the_gone = || self.note_the_gone().unwrap_or_default();
+            self.ticket.wait_for_turn(Until::Never, &mut || {
+                note_the_gone();
+                Ok(())
+            })?;
             // Who stood right before us was served and left nothing; or it was killed, and its file is still there.
             if let Some(before) = self.ticket.before().filter(|before| before.run > 0) {
                 if self.queue.has(before.into())? {
-                    self.note_the_gone()?;
+                    note_the_gone();
                 }
             }
             if self.queue.is_paused()? {
@@ -196,6 +201,15 @@ impl Queue {
         let appended = self.ledger.append(|totals| {
             if totals.running.iter().any(|running| running.run == pending.run) {
                 return Vec::new();
+            }
+            match self.dir.stat(&pending.file_name()) {
+                Ok(Some(_)) => {}
+                // Others, too, found it gone, and were sooner; or it was taken out of the lane.
+                Ok(None) => return Vec::new(),
+                Err(e) => {
+                    done = Err(e);
+                    return Vec::new();
+                }
             }
             match self.is_waiting(pending) {
                 Ok(true) => {

@@ -108,20 +108,20 @@ impl Sandbox {
     /// The triplock process of a queued run, if it is there.
     pub(crate) fn process_of(&self, run: &str) -> Option<u32> {
         let (lane, number) = run.split_once('/').expect("a run id");
-        let number: u64 = number.parse().expect("a run id");
-        let holders = holders(&self.lane_file(lane));
-        holders.into_iter().find(|(pid, bytes)| bytes.contains(&number) && is_triplock(*pid)).map(|(pid, _)| pid)
+        self.processes_in(lane).remove(&number.parse().expect("a run id"))
     }
 
-    /// The processes of all queued runs of a lane, by number.
+    /// The processes of all queued runs of a lane, by number. (Who waits or runs, not the guardian that a runner has: that is its
+    /// child.)
     pub(crate) fn processes_in(&self, lane: &str) -> BTreeMap<u64, u32> {
-        let mut found = BTreeMap::new();
+        let mut of_runs = BTreeMap::<u64, Vec<u32>>::new();
         for (pid, bytes) in holders(&self.lane_file(lane)) {
-            if is_triplock(pid) {
-                found.extend(bytes.into_iter().filter(|byte| *byte < FRONT).map(|run| (run, pid)));
+            for run in bytes.into_iter().filter(|byte| *byte < FRONT && is_triplock(pid)) {
+                of_runs.entry(run).or_default().push(pid);
             }
         }
-        found
+        let eldest = |pids: Vec<u32>| pids.iter().copied().find(|pid| parent(*pid).is_none_or(|p| !pids.contains(&p)));
+        of_runs.into_iter().filter_map(|(run, pids)| Some((run, eldest(pids)?))).collect()
     }
 
     /// How many stand in the lane in that file of the state directory.
@@ -246,6 +246,11 @@ fn bytes_of(pid: u32, file: &Path, inode: u64) -> Vec<u64> {
     bytes.sort_unstable();
     bytes.dedup();
     bytes
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
 }
 
 /// Whether that process is a triplock (and not what one has started).
