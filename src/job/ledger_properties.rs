@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::{
-    EndRequest, Ended, Entry, Event, JobFiles, JobLedger, NotRun, Outcome, Request, RunId, Started, Totals, remains,
+    EndRequest, Ended, Entry, Event, JobFiles, JobLedger, NotRun, Outcome, Queued, Request, RunId, Started, Stranded, Totals, remains,
 };
 use crate::{
     clock::{Clock as _, SystemClock},
@@ -62,6 +62,7 @@ fn not_run(totals: &Totals) -> Vec<Event> {
         holder: None,
         wait: 0.5,
         command: "true".to_owned(),
+        queued: false,
     })]
 }
 
@@ -270,7 +271,9 @@ fn run_of(entry: &Entry) -> u64 {
         Event::Started(Started { run, .. })
         | Event::Ended(Ended { run, .. })
         | Event::NotRun(NotRun { run, .. })
-        | Event::EndRequested(EndRequest { run, .. }) => run.0,
+        | Event::EndRequested(EndRequest { run, .. })
+        | Event::Queued(Queued { run, .. })
+        | Event::Stranded(Stranded { run, .. }) => run.0,
     }
 }
 

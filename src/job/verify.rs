@@ -120,6 +120,7 @@ mod tests {
             holder: None,
             wait: 0.0,
             command: "true".to_owned(),
+            queued: false,
         })]
     }
 

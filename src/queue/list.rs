@@ -92,6 +92,8 @@ impl Queue {
     }
 
     fn listed(&self, view: RunView, state: Waits) -> Listed {
+        // One that has started since its lane was looked at gave its ticket back, and is not without a process.
+        let state = if view.start.is_some() { Waits::Running } else { state };
         Listed {
             run: self.run(view.run),
             lane: self.name().clone(),

@@ -154,11 +154,16 @@ impl Admission for Waiter<'_> {
 
     fn wait(&self) -> Result<Admitted> {
         loop {
-            self.ticket.wait_for_turn(Until::Never, &mut || self.note_the_gone())?;
+            // That somebody else's end cannot be recorded (a full disk) is no reason to give up the own place.
+            let note_the_gone = || self.note_the_gone().unwrap_or_default();
+            self.ticket.wait_for_turn(Until::Never, &mut || {
+                note_the_gone();
+                Ok(())
+            })?;
             // Who stood right before us was served and left nothing; or it was killed, and its file is still there.
             if let Some(before) = self.ticket.before().filter(|before| before.run > 0) {
                 if self.queue.has(before.into())? {
-                    self.note_the_gone()?;
+                    note_the_gone();
                 }
             }
             if self.queue.is_paused()? {
@@ -222,9 +227,13 @@ impl Queue {
         let waiting = self.waiting(gone)?;
         let mut events = Vec::new();
         for pending in gone {
+            // Of that name no more: others, too, found it gone and were sooner, or it was taken out of the lane.
+            if self.dir.stat(&pending.file_name())?.is_none() {
+                continue;
+            }
             if !waiting.contains(pending) {
                 self.remove(*pending)?;
-            } else if self.has(*pending)? {
+            } else {
                 self.mark(*pending, true)?;
                 events.push(Event::Stranded(Stranded { run: pending.run, reason: reason.to_owned() }));
             }

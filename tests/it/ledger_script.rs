@@ -106,6 +106,7 @@ impl Script {
             again,
             exit,
             signal,
+            code: None,
             start,
             duration,
             user: 0.25,
@@ -133,6 +134,7 @@ impl Script {
             holder: Some(holder),
             wait: 0.0,
             command: "sleep 9".to_owned(),
+            queued: false,
         }))
     }
 

@@ -58,6 +58,7 @@ fn ended(run: u64, end: i64, outcome: Outcome) -> (i64, Event) {
         again: false,
         exit: None,
         signal: None,
+        code: None,
         start: at(end - 10),
         duration: 10.0,
         user: 0.0,

@@ -1,0 +1,148 @@
+//! `kill -9` of whoever waits and whoever runs: the rest of a lane goes on in order, nothing runs twice, and what was killed
+//! is not forgotten.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fastrand::Rng;
+use rustix::process::Signal;
+
+use crate::{
+    job::children,
+    lanes::{ascend, noted, number},
+    latch::Latch,
+    machine,
+    queue::latch_job,
+    sandbox::{Sandbox, eventually},
+};
+
+/// How many runs a round queues.
+const RUNS: u64 = 24;
+
+/// How many are killed in it, at most.
+const KILLS: usize = 8;
+
+/// What a round killed.
+#[derive(Debug, Default)]
+struct Killed {
+    /// Triplock processes, of which a runner or a waiter.
+    processes: BTreeSet<u64>,
+    commands: BTreeSet<u64>,
+}
+
+/// Says which round it was when that fails.
+struct Seed(u64);
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the seed of this round: TRIPLOCK_QUEUE_SEED={}", self.0);
+        }
+    }
+}
+
+#[test]
+fn whoever_is_killed_the_others_run_in_order_and_each_once() {
+    let rounds = machine::number("TRIPLOCK_QUEUE_ROUNDS", 2);
+    let first = machine::number("TRIPLOCK_QUEUE_SEED", 1);
+    for seed in first..first + rounds {
+        let seed = Seed(seed as u64);
+        round(&mut Rng::with_seed(seed.0));
+    }
+}
+
+fn round(rng: &mut Rng) {
+    let sandbox = Sandbox::new();
+    let latch = Latch::closed(&sandbox, "latch");
+    latch_job(&sandbox, "mail", &latch).run().exits(0);
+    latch.keeps(1);
+    for _ in 0..RUNS {
+        sandbox.queued("mail", &noted(["", "exec sleep 0.02", "exec sleep 0.05"][rng.usize(0..3)]));
+    }
+    // Some before anything moves, so that whole stretches of the line are missing; the rest while it moves.
+    let mut killed = Killed::default();
+    let before = rng.usize(0..KILLS / 2);
+    kill_some(&sandbox, rng, before, &mut killed);
+    latch.open();
+    kill_some(&sandbox, rng, KILLS - before, &mut killed);
+    eventually("all that still could has run", || sandbox.processes_in("mail").is_empty());
+    // A command may outlive its runner, and the line does not move before it is over.
+    sandbox.lane_empties("mail");
+
+    let ran = sandbox.order();
+    ascend(&ran);
+    ascend(&sandbox.starts("mail"));
+    let stranded: BTreeSet<_> = sandbox
+        .listed("mail")
+        .into_iter()
+        .map(|(run, state)| {
+            assert_eq!(state, "stranded", "{run}");
+            number(&run)
+        })
+        .collect();
+    let started: BTreeSet<_> = sandbox.starts("mail").into_iter().collect();
+    assert_eq!(stranded.intersection(&started).count(), 0, "listed as waiting, and has run: {stranded:?}, {started:?}");
+    assert_eq!(stranded.union(&started).copied().collect::<Vec<_>>(), (1..=RUNS + 1).collect::<Vec<_>>());
+    assert!(
+        stranded.is_subset(&killed.processes),
+        "stranded, and nobody killed it: {stranded:?}, {killed:?}: {:#?}",
+        sandbox.listed_whole("mail")
+    );
+
+    // Each that was stranded has its turn now, once.
+    let resumed = sandbox.queue(["resume", "mail"]).run();
+    resumed.exits(0);
+    let told = |words: &str| -> BTreeSet<u64> {
+        let lines = resumed.stdout.lines().filter(|line| line.contains(words));
+        lines.map(|line| number(line.split_once(':').expect("a run id and words").0)).collect()
+    };
+    assert_eq!(told("waits in its lane again"), stranded, "{resumed:?}");
+    sandbox.lane_empties("mail");
+    eventually("all ends are recorded", || sandbox.listed("mail").is_empty());
+    let again = sandbox.order().split_off(ran.len());
+    ascend(&again);
+    assert_eq!(again.into_iter().collect::<BTreeSet<_>>(), stranded);
+
+    let fates = sandbox.fates("mail");
+    assert_eq!(fates.keys().copied().collect::<Vec<_>>(), (1..=RUNS + 1).collect::<Vec<_>>());
+    let order = sandbox.order();
+    let mut of: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
+    for (run, fate) in &fates {
+        of.entry(fate).or_default().insert(*run);
+        let times = order.iter().filter(|other| *other == run).count();
+        // (The first one writes nothing.) Who was killed may have been so before it wrote its number.
+        assert!(times <= 1 && (fate != "succeeded" || times == 1 || *run == 1), "{run} {fate} and ran {times} times");
+    }
+    let none = BTreeSet::new();
+    let lost = of.get("lost").unwrap_or(&none);
+    let failed = of.get("failed").unwrap_or(&none);
+    assert!(lost.is_subset(&killed.processes), "lost, and nobody killed its runner: {lost:?}, {killed:?}");
+    assert!(failed.is_subset(&killed.commands), "failed, and nobody killed its command: {failed:?}, {killed:?}");
+    assert!(of.keys().all(|fate| ["succeeded", "lost", "failed"].contains(fate)), "{of:?}");
+    // Not one of those that ended well had its runner killed.
+    let recorded: BTreeSet<_> = stranded.union(lost).copied().collect();
+    assert!(killed.processes.is_subset(&recorded), "killed, and nothing says so: {killed:?}, {recorded:?}");
+    assert_eq!(sandbox.listed("mail"), []);
+}
+
+/// Kills waiters, runners and commands, whoever the dice say.
+fn kill_some(sandbox: &Sandbox, rng: &mut Rng, number: usize, killed: &mut Killed) {
+    for _ in 0..number {
+        let processes: Vec<_> = sandbox.processes_in("mail").into_iter().collect();
+        let Some(&(run, pid)) = (!processes.is_empty()).then(|| &processes[rng.usize(0..processes.len())]) else { return };
+        // The first in line more often than its share: it is the one that may be about to start, or run.
+        let (run, pid) = if rng.bool() { processes[0] } else { (run, pid) };
+        if let (true, Some(&command)) = (rng.u8(0..3) == 0, children(pid).first()) {
+            if sandbox.signal_run("mail", run, command, Signal::KILL) {
+                killed.commands.insert(run);
+            }
+        } else if sandbox.signal_run("mail", run, pid, Signal::KILL) {
+            killed.processes.insert(run);
+        }
+        let seen = sandbox.order().len();
+        if seen > 0 && rng.bool() {
+            eventually("somebody else runs, or nobody will", || {
+                sandbox.order().len() > seen || sandbox.processes_in("mail").is_empty()
+            });
+        }
+    }
+}
