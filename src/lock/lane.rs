@@ -27,6 +27,7 @@
 //! line; the lock itself is another file, and keeps them out of each other's way.
 
 use std::{
+    cell::Cell,
     fs::File,
     io,
     os::{
@@ -126,7 +127,7 @@ impl Lane {
             let place = Place { ticket: number, run };
             Ok((place, place))
         })
-        .map(|(place, before)| Ticket { lane: self, place, before: Some(before) })
+        .map(|(place, before)| Ticket::new(self, place, Some(before)))
     }
 
     /// Takes the ticket in front of all others, of which there is one: the caller has the turn of replacing.
@@ -135,7 +136,7 @@ impl Lane {
         if !taken {
             return Err(self.failed("take the first ticket of", io::ErrorKind::ResourceBusy.into()));
         }
-        Ok(Ticket { lane: self, place: Place { ticket: FRONT, run: 0 }, before: None })
+        Ok(Ticket::new(self, Place { ticket: FRONT, run: 0 }, None))
     }
 
     /// Takes a ticket again whose process is gone; `None` when it is not.
@@ -145,7 +146,7 @@ impl Lane {
             return Ok(None);
         }
         self.counting(|last| Ok((if last.ticket < place.ticket { place } else { last }, ())))?;
-        Ok(Some(Ticket { lane: self, place, before: None }))
+        Ok(Some(Ticket::new(self, place, None)))
     }
 
     /// Changes the last ticket that was taken; gives what the change gave, and the last one before.
@@ -190,9 +191,15 @@ pub(crate) struct Ticket {
     place: Place,
     /// The one right before it, if that is known.
     before: Option<Place>,
+    /// It has been waited for.
+    is_past_before: Cell<bool>,
 }
 
 impl Ticket {
+    fn new(lane: Lane, place: Place, before: Option<Place>) -> Self {
+        Self { lane, place, before, is_past_before: Cell::new(false) }
+    }
+
     /// The ticket of a process that started us, whose descriptor of the lane we have by that number; and the one right before
     /// it.
     ///
@@ -212,7 +219,7 @@ impl Ticket {
         if id != looked.id || !looked.is_live(place.ticket)? {
             return Err(failed(io::ErrorKind::InvalidInput.into()));
         }
-        Ok(Self { lane: Lane { file, id, path: looked.path }, place, before })
+        Ok(Self::new(Lane { file, id, path: looked.path }, place, before))
     }
 
     pub(crate) fn place(&self) -> Place {
@@ -241,9 +248,10 @@ impl Ticket {
         let wait_for =
             |ticket| range::wait_for(&self.lane.file, ticket, until).map_err(|e| self.lane.failed("wait in", e));
         let before = self.before.map_or(0, |before| before.ticket);
-        if before > 0 && !wait_for(before)? {
+        if before > 0 && !self.is_past_before.get() && !wait_for(before)? {
             return Ok(false);
         }
+        self.is_past_before.set(true);
         while let Some(ticket) = self.first_before()? {
             passed()?;
             if !wait_for(ticket)? {
