@@ -359,7 +359,8 @@ fn kilobytes(text: &str, field: &str) -> u64 {
 fn ticks(processes: &[u32]) -> u64 {
     let of = |pid: &u32| -> Option<u64> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let fields: Vec<u64> = stat.rsplit_once(')')?.1.split_whitespace().skip(11).take(2).flat_map(str::parse).collect();
+        let fields: Vec<u64> =
+            stat.rsplit_once(')')?.1.split_whitespace().skip(11).take(2).flat_map(str::parse).collect();
         Some(fields.iter().sum())
     };
     processes.iter().filter_map(of).sum()
@@ -419,12 +420,20 @@ fn killed(part: &mut Part, site: &Site, queues: &[Queue]) {
             queue.name().to_owned(),
             what.to_owned(),
             if at("end 0").is_some() { "goes on to its end" } else { "ends" }.to_owned(),
-            if overlapped { "**at once, beside it**" } else if ran > 0 { "when it has ended" } else { "**never**" }.to_owned(),
+            if overlapped {
+                "**at once, beside it**"
+            } else if ran > 0 {
+                "when it has ended"
+            } else {
+                "**never**"
+            }
+            .to_owned(),
             format!("{ran} of 3"),
             told.to_owned(),
         ]);
     }
-    let columns = ["", "killed with -9", "the command that ran", "the next one starts", "of those that waited, run", "recorded"];
+    let columns =
+        ["", "killed with -9", "the command that ran", "the next one starts", "of those that waited, run", "recorded"];
     part.table("What a kill does, with three jobs waiting", &columns, &rows);
 }
 

@@ -14,6 +14,7 @@ use crate::{
         definition::{Alerts, Definition, Sources},
     },
     name::Name,
+    queue,
 };
 
 /// What is to be checked.
@@ -107,7 +108,7 @@ impl Check<'_> {
                 let slots = slots.into_iter().map(|slot| slot.presence).collect();
                 let defined = definition.as_ref().and_then(changed);
                 let tick = definition.and_then(|definition| definition.settings.tick);
-                Ok(judge(&Subject { job: job.clone(), limits, totals, slots, defined, tick }, now))
+                Ok(judge(&Subject { job: job.clone(), limits, totals, slots, defined, tick, stranded: 0 }, now))
             });
             read.unwrap_or_else(|e| Judgement::broken(job.as_str(), e))
         });
@@ -158,8 +159,12 @@ impl Check<'_> {
             None => Totals::default(),
         };
         let defined = definition.as_ref().and_then(changed);
+        let stranded = match &files {
+            Some(files) if totals.queued > 0 => queue::stranded(files)?,
+            _ => 0,
+        };
         // (Files have no ticks.)
-        Ok((files, Subject { job: job.clone(), limits, totals, slots: Vec::new(), defined, tick: None }))
+        Ok((files, Subject { job: job.clone(), limits, totals, slots: Vec::new(), defined, tick: None, stranded }))
     }
 }
 

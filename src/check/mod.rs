@@ -121,6 +121,8 @@ pub(crate) struct Subject {
     pub(crate) defined: Option<DateTime<Utc>>,
     /// The times of `--tick` that the file gives.
     pub(crate) tick: Option<Tick>,
+    /// How many runs stand in its lane without a process.
+    pub(crate) stranded: u64,
 }
 
 /// How a job is.
@@ -208,6 +210,10 @@ pub(crate) enum Finding {
         run: RunId,
         pid: Option<u32>,
     },
+    /// So many runs stand in its lane without a process, and nothing will start them by itself.
+    Stranded {
+        runs: u64,
+    },
     /// It should be over, and whether it is cannot be seen from this pid namespace.
     Unseen {
         run: RunId,
@@ -229,9 +235,11 @@ impl Finding {
             | Self::Failing { is_critical: true, .. }
             | Self::Missed { is_critical: true, .. }
             | Self::RunningLong { .. } => State::Critical,
-            Self::Failing { .. } | Self::Missed { .. } | Self::Skipping { .. } | Self::Orphaned { .. } => {
-                State::Warning
-            }
+            Self::Failing { .. }
+            | Self::Missed { .. }
+            | Self::Skipping { .. }
+            | Self::Orphaned { .. }
+            | Self::Stranded { .. } => State::Warning,
             Self::Unseen { .. } | Self::Ahead { .. } | Self::Broken(_) => State::Unknown,
         }
     }
@@ -246,6 +254,7 @@ impl Finding {
             Self::Missed { .. } => "missed_ticks",
             Self::Skipping { .. } => "skipping",
             Self::Orphaned { .. } => "orphaned",
+            Self::Stranded { .. } => "stranded",
             Self::Unseen { .. } => "unseen",
             Self::Ahead { .. } => "clock",
             Self::Broken(_) => "broken",

@@ -146,6 +146,11 @@ fn said(finding: &Finding, now: DateTime<Utc>) -> String {
             let by = pid.map_or_else(|| "its command".to_owned(), |pid| format!("pid {pid}"));
             format!("run {run} has lost its wrapper, and {by} keeps the lock")
         }
+        Finding::Stranded { runs } => {
+            let (runs, wait) =
+                if *runs == 1 { ("1 run".to_owned(), "waits") } else { (format!("{runs} runs"), "wait") };
+            format!("{runs} {wait} in its lane without a process; `triplock queue resume` starts what is missing")
+        }
         Finding::Unseen { run, since } => format!(
             "run {run} started {} ago in another pid namespace, where it cannot be seen whether it still runs",
             text::since(*since, now)

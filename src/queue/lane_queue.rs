@@ -102,7 +102,7 @@ impl Queue {
         Ok(queues)
     }
 
-    fn new(files: JobFiles, dir: Dir) -> Self {
+    pub(super) fn new(files: JobFiles, dir: Dir) -> Self {
         let ledger = JobLedger::new(files.clone(), Arc::new(Identity::current()), Arc::new(SystemClock));
         Self { files, ledger, dir }
     }

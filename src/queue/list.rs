@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::Queue;
 use crate::{
     error::Result,
-    job::{LaneRun, Look, RunId, RunView, optional_time},
+    job::{JobFiles, LaneRun, Look, RunId, RunView, optional_time},
     lock::Lane,
 };
 
@@ -54,6 +54,22 @@ impl Waits {
             Self::Stranded => "stranded",
         }
     }
+}
+
+/// How many runs stand in the lane of that job without a process.
+pub(crate) fn stranded(files: &JobFiles) -> Result<u64> {
+    let Some(dir) = files.dir.subdirectory(&files.queue())? else { return Ok(0) };
+    let queue = Queue::new(files.clone(), dir);
+    let lane = queue.lane()?;
+    let mut gone = Vec::new();
+    for pending in queue.pending()? {
+        if !lane.is_live(pending.ticket)? {
+            gone.push(pending);
+        }
+    }
+    // What started in between gave its ticket back, and its file away.
+    gone.retain(|pending| queue.has(*pending).unwrap_or(false));
+    Ok(gone.len() as u64)
 }
 
 impl Queue {

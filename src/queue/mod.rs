@@ -23,7 +23,7 @@ mod waiter;
 pub(crate) use add::{Added, add};
 pub(crate) use cancel::{Cancelled, cancel};
 pub(crate) use lane_queue::{Queue, view};
-pub(crate) use list::{Listed, Waits};
+pub(crate) use list::{Listed, Waits, stranded};
 pub(crate) use request::Request;
 pub(crate) use resume::resume;
 pub(crate) use retry::retry;

@@ -128,7 +128,9 @@ fn round(rng: &mut Rng) {
 fn kill_some(sandbox: &Sandbox, rng: &mut Rng, number: usize, killed: &mut Killed) {
     for _ in 0..number {
         let processes: Vec<_> = sandbox.processes_in("mail").into_iter().collect();
-        let Some(&(run, pid)) = (!processes.is_empty()).then(|| &processes[rng.usize(0..processes.len())]) else { return };
+        let Some(&(run, pid)) = (!processes.is_empty()).then(|| &processes[rng.usize(0..processes.len())]) else {
+            return;
+        };
         // The first in line more often than its share: it is the one that may be about to start, or run.
         let (run, pid) = if rng.bool() { processes[0] } else { (run, pid) };
         if let (true, Some(&command)) = (rng.u8(0..3) == 0, children(pid).first()) {

@@ -36,6 +36,9 @@ pub(crate) fn judge(subject: &Subject, now: DateTime<Utc>) -> Judgement {
     if limits.alert_skips.is_some_and(|skips| totals.skips_in_a_row >= skips) {
         findings.push(Finding::Skipping { skips: totals.skips_in_a_row });
     }
+    if subject.stranded > 0 {
+        findings.push(Finding::Stranded { runs: subject.stranded });
+    }
     // (Stable: of equals, the first said is the first.)
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.state().severity()));
     let age = totals.last_success_ended().filter(|end| !is_ahead(*end, now)).map(|end| seconds(now, end));

@@ -28,7 +28,15 @@ fn subject(limits: Limits, entries: &[(i64, Event)]) -> Subject {
             event: event.clone(),
         })
     });
-    Subject { job: "nightly".parse().unwrap(), limits, totals, slots: Vec::new(), defined: None, tick: None }
+    Subject {
+        job: "nightly".parse().unwrap(),
+        limits,
+        totals,
+        slots: Vec::new(),
+        defined: None,
+        tick: None,
+        stranded: 0,
+    }
 }
 
 fn started(run: u64) -> Event {
@@ -294,4 +302,11 @@ fn a_later_success_ends_the_row_of_a_slot_that_nobody_uses_any_more() {
     assert_eq!(words(&later, 100), [""; 0]);
     // One that is yet to come proves nothing.
     assert_eq!(words(&later, 10), ["failing"]);
+}
+
+#[test]
+fn runs_without_a_process_are_a_warning() {
+    let job = subject(LIMITS, &[(1, started(1)), ended(1, 2, Outcome::Succeeded)]);
+    assert_eq!(state(&job, 3), State::Ok);
+    assert_eq!(state(&Subject { stranded: 2, ..job }, 3), State::Warning);
 }
