@@ -60,6 +60,7 @@ mod planted;
 mod policies;
 mod power_cut;
 mod proxy;
+mod queue_lock;
 mod race;
 mod replace;
 mod run;
