@@ -426,8 +426,7 @@ fn bad_input_is_a_usage_error() {
         ("--delay -5", "range of milliseconds"),
         ("--delay 0-99999999999", "range of milliseconds"),
         ("--delay 0-60001", "too long"),
-        ("--lock queue", "none, memory, file"),
-        ("--lock etcd", "redis, postgres"),
+        ("--lock etcd", "none, memory, file, queue, redis, postgres"),
         ("--lock redis", "give --store redis://HOST"),
         ("--in cloud", "threads, processes, hosts"),
         ("--seed -1", "seed"),
@@ -542,7 +541,7 @@ fn the_library_races_the_same_students() {
         students: 8,
         seats: 3,
         delay: Delay::from_millis(0, 3).unwrap(),
-        wait: Wait::Forever,
+        wait: Some(Wait::Forever),
         program: Some(env!("CARGO_BIN_EXE_triplock").into()),
         ..Race::default()
     };
