@@ -62,6 +62,7 @@ mod power_cut;
 mod proxy;
 mod queue_lock;
 mod race;
+mod race_queue;
 mod replace;
 mod run;
 mod sandbox;

@@ -1,9 +1,10 @@
 //! What `QueueLock` promises beyond what every lock does: who comes first is served first.
 
 use std::{
-    fs,
+    fs::{self, File},
     os::unix::fs::MetadataExt as _,
     path::Path,
+    process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -12,13 +13,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use triplock::{
     Acquire, Error, Name, StateDir, Wait,
     clock::SystemClock,
     lock::{Guard as _, Identity, Lock as _, QueueLock},
 };
 
-use crate::sandbox::eventually;
+use crate::sandbox::{TRIPLOCK, eventually, waiters};
 
 fn name() -> Name {
     "1".parse().unwrap()
@@ -132,4 +135,61 @@ fn the_wait_for_the_turn_counts() {
         drop(held);
         assert!(first.join().unwrap());
     });
+}
+
+/// A process that waits in line for the lock and then writes its number down: a student of a race whose gate is open.
+fn student(directory: &Path, number: usize) -> Child {
+    let mut command = Command::new(TRIPLOCK);
+    command.arg("race-student").arg("--dir").arg(directory).arg("--state-dir").arg(directory);
+    command.args(["--lock", "queue", "--name", "1", "--delay-ms", "0", "--wait-ms", "60000"]);
+    command.args(["--student", &number.to_string(), "--parent", &std::process::id().to_string()]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap()
+}
+
+/// The numbers, in the order in which they were written.
+fn written(directory: &Path) -> Vec<usize> {
+    let list = fs::read_to_string(directory.join("bookings.jsonl")).unwrap();
+    let number = |line| serde_json::from_str::<Value>(line).unwrap()["student"].as_u64().unwrap();
+    list.lines().map(|line| usize::try_from(number(line)).unwrap()).collect()
+}
+
+#[test]
+fn processes_are_served_in_the_order_in_which_they_came_also_when_one_of_them_is_killed() {
+    let directory = tempfile::tempdir().unwrap();
+    let lock = queue(directory.path());
+    fs::write(directory.path().join("tracker.json"), r#"{"format":1,"trip":"1","seats_left":1000}"#).unwrap();
+    for round in 0..10 {
+        fs::write(directory.path().join("bookings.jsonl"), "").unwrap();
+        let held = hold(&lock);
+        let mut students: Vec<Child> = Vec::new();
+        for number in 1..=5 {
+            students.push(student(directory.path(), number));
+            stand_in_line(directory.path(), number);
+        }
+        // Whoever is stopped and goes on would have a new place in the kernel's own line for the lock.
+        let file = File::open(directory.path().join("locks/1.lock")).unwrap();
+        eventually("the first waits for the lock", || waiters(&file) == 1);
+        let first = Pid::from_child(&students[0]);
+        kill_process(first, Signal::STOP).unwrap();
+        eventually("it is stopped", || waiters(&file) == 0);
+        kill_process(first, Signal::CONT).unwrap();
+        eventually("it waits again", || waiters(&file) == 1);
+
+        students[2].kill().unwrap();
+        students.remove(2).wait().unwrap();
+        stand_in_line(directory.path(), 4);
+        thread::scope(|scope| {
+            // It asks all the time, and is let in when nobody stands there any more.
+            let newcomer = scope.spawn(|| {
+                loop {
+                    if let Acquire::Granted(_held) = lock.acquire(&name(), Wait::No).unwrap() {
+                        return written(directory.path());
+                    }
+                }
+            });
+            drop(held);
+            assert_eq!(newcomer.join().unwrap(), [1, 2, 4, 5], "round {round}");
+        });
+        students.iter_mut().for_each(|student| assert!(student.wait().unwrap().success()));
+    }
 }
