@@ -99,3 +99,47 @@ impl Lock for QueueLock {
         self.file.loss_mode()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::MetadataExt as _, sync::Mutex, thread};
+
+    use super::*;
+    use crate::clock::SystemClock;
+
+    #[test]
+    fn who_has_the_lock_gives_it_back_to_one_that_stepped_in_front() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(directory.path(), false).unwrap();
+        let lock = QueueLock::named(&state, Identity::current(), Arc::new(SystemClock)).unwrap();
+        let name: Name = "1".parse().unwrap();
+        // Whether somebody sleeps for a lock of that kind on that file, as the kernel tells.
+        let sleeps = |kind: &str, file: &str| {
+            let inode = format!(":{} ", fs::metadata(directory.path().join("locks").join(file)).unwrap().ino());
+            let locks = fs::read_to_string("/proc/locks").unwrap();
+            locks.lines().any(|line| line.contains(&format!("-> {kind} ")) && line.contains(&inode))
+        };
+        let get = |wait| lock.file.acquire(&name, wait).unwrap().granted().unwrap();
+        let served = Mutex::new(Vec::new());
+        let held = get(Wait::No);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let _held = lock.acquire(&name, Wait::Forever).unwrap().granted().unwrap();
+                served.lock().unwrap().push("waiter");
+            });
+            while !sleeps("FLOCK", "1.lock") {
+                thread::yield_now();
+            }
+            let front = Lane::make(lock.file.dir(), name.as_str()).unwrap().take_front().unwrap();
+            drop(held);
+            while !sleeps("OFDLCK", "1.lane") && served.lock().unwrap().is_empty() {
+                thread::yield_now();
+            }
+            let held = get(Wait::Forever);
+            served.lock().unwrap().push("front");
+            front.leave();
+            drop(held);
+        });
+        assert_eq!(served.into_inner().unwrap(), ["front", "waiter"]);
+    }
+}
