@@ -28,7 +28,9 @@ pub(super) fn number(heard: &mut [Heard]) {
 
 /// Each stands in a line of its own.
 pub(super) fn number_each_alone(heard: &mut [Heard]) {
-    heard.iter_mut().for_each(|heard| set_ticket(&mut heard.what, 1));
+    for heard in heard {
+        set_ticket(&mut heard.what, 1);
+    }
 }
 
 /// Whether everybody who got the lock got it in the order of their tickets; who gave up waiting stood in nobody's way.

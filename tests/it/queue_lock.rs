@@ -190,6 +190,8 @@ fn processes_are_served_in_the_order_in_which_they_came_also_when_one_of_them_is
             drop(held);
             assert_eq!(newcomer.join().unwrap(), [1, 2, 4, 5], "round {round}");
         });
-        students.iter_mut().for_each(|student| assert!(student.wait().unwrap().success()));
+        for mut student in students {
+            assert!(student.wait().unwrap().success());
+        }
     }
 }

@@ -27,15 +27,19 @@ fn everybody_is_served_in_the_order_of_arrival() {
             let tickets = of(row, "ticket_taken");
             let numbers: Vec<_> = tickets.iter().map(|event| event["ticket"].as_u64().unwrap()).collect();
             assert_eq!(numbers, (1..=24).collect::<Vec<_>>(), "{case}");
-            let came = students(&tickets);
+            let order = students(&tickets);
             let after: Vec<_> = tickets.iter().map(|event| event["after"].clone()).collect();
-            let before: Vec<_> = [Value::Null].into_iter().chain(came[..23].iter().map(|s| json!(s))).collect();
+            let before: Vec<_> = [Value::Null].into_iter().chain(order[..23].iter().map(|s| json!(s))).collect();
             assert_eq!(after, before, "{case}");
 
             // Served in that order, as the tracker's own list says as well, until it is sold out.
-            assert_eq!(students(&of(row, "lock_taken")), came, "{case}");
-            assert_eq!(students(&row["bookings"].as_array().unwrap().iter().collect::<Vec<_>>()), came[..10], "{case}");
-            assert_eq!(students(&of(row, "sold_out")), came[10..], "{case}");
+            assert_eq!(students(&of(row, "lock_taken")), order, "{case}");
+            assert_eq!(
+                students(&row["bookings"].as_array().unwrap().iter().collect::<Vec<_>>()),
+                order[..10],
+                "{case}"
+            );
+            assert_eq!(students(&of(row, "sold_out")), order[10..], "{case}");
             assert!(of(row, "locked").is_empty(), "{case}");
         }
     }
