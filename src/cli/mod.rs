@@ -295,7 +295,7 @@ pub(crate) struct Doctor {
 #[derive(Debug, Args)]
 #[command(after_help = "Without --lock and --matrix: step 1, no lock, then step 2, a file lock; in hosts, \
 the lock of the server that --store names.\n\
-Exit code: with --lock 0 when the result is safe, 1 when not; otherwise 0 when each race came \
+Exit code: with --lock 0 when the result is safe (of queue: and in order), 1 when not; otherwise 0 when each race came \
 out as its lock promises, 1 when not.")]
 pub(crate) struct Race {
     /// How many students race, 1 to 1000; each wants one seat.
@@ -304,8 +304,8 @@ pub(crate) struct Race {
     /// How many seats trip 1 has.
     #[arg(long, value_name = "N", default_value = "1", value_parser = seats, allow_negative_numbers = true)]
     pub(crate) seats: u32,
-    /// Which lock each student takes before it checks; redis and postgres are on the server that --store or
-    /// `$TRIPLOCK_STORE` names.
+    /// Which lock each student takes before it checks; queue is a file lock that serves everybody, in the order of
+    /// arrival; redis and postgres are on the server that --store or `$TRIPLOCK_STORE` names.
     #[arg(long, value_parser = race_lock())]
     pub(crate) lock: Option<LockKind>,
     /// What the students are; hosts are processes that share nothing but the store.
@@ -320,7 +320,8 @@ pub(crate) struct Race {
     /// Repeat the delays of an earlier race [default: a new seed, printed].
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) seed: Option<u64>,
-    /// Do not wait for a lock: "locked, try later" at once (the default).
+    /// Do not wait for a lock: "locked, try later" at once (the default but for queue, whose students wait until
+    /// they are served).
     #[arg(short = 'n', long, conflicts_with = "wait")]
     pub(crate) nonblock: bool,
     /// Wait at most this long for a lock: seconds, or 90s 5m 1h 1d.

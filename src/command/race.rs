@@ -26,7 +26,7 @@ pub(super) fn race(output: &Output, global: &cli::Global, args: &cli::Race) -> a
         delay: args.delay,
         // Short enough to be typed again.
         seed: args.seed.unwrap_or_else(|| fastrand::u32(..).into()),
-        wait: args.wait.map_or(Wait::No, Wait::For),
+        wait: if args.nonblock { Some(Wait::No) } else { args.wait.map(Wait::For) },
         program: None,
         stores: super::servers(global)?,
     };
@@ -44,7 +44,7 @@ pub(super) fn race(output: &Output, global: &cli::Global, args: &cli::Race) -> a
         Some(lock) => {
             race.server_of(lock)?;
             let row = step(output, &race, None, lock, args.place)?;
-            let ok = row.verdict() == Verdict::Safe;
+            let ok = row.is_right();
             let last = single_ending(&row);
             (vec![row], ok, last)
         }
@@ -139,7 +139,13 @@ fn lesson(unlocked: &Report, locked: &Report) -> String {
 
 fn single_ending(row: &Report) -> String {
     let (lock, place) = (row.lock, row.place);
+    if row.in_order() == Some(false) {
+        return format!("Lock {lock} let somebody overtake among {place}; please report it with the seed.");
+    }
     match (row.verdict(), lock.holds_in(place)) {
+        (Verdict::Safe, true) if row.in_order().is_some() => format!(
+            "Trip {TRIP} was sold right: lock {lock} keeps out other {place}, and serves them in the order of arrival."
+        ),
         (Verdict::Safe, true) => format!("Trip {TRIP} was sold right: lock {lock} keeps out other {place}."),
         (Verdict::Safe, false) => {
             format!("Trip {TRIP} was sold right, by luck: lock {lock} does not keep out other {place}.")
@@ -198,8 +204,8 @@ impl<'a> Summary<'a> {
             delay_ms: Range { min: millis(race.delay.min()), max: millis(race.delay.max()) },
             seed: race.seed,
             wait_seconds: match race.wait {
-                Wait::For(wait) => Some(wait.as_secs_f64()),
-                Wait::No | Wait::Forever => None,
+                Some(Wait::For(wait)) => Some(wait.as_secs_f64()),
+                Some(Wait::No | Wait::Forever) | None => None,
             },
             rows,
             not_run: not_run.iter().map(|lock| NotRun { lock: lock.word(), why: lock.what_to_give() }).collect(),

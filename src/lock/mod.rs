@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`MemoryLock`] | threads that share the value | with the process |
 //! | [`FileLock`] | every process of the machine | with the last open descriptor |
+//! | [`QueueLock`] | the same, and serves them in the order in which they came | with the last open descriptor |
 //! | [`LeasedLock`], on Redis or PostgreSQL | every host that uses the server | by expiry, when it was not renewed in time |
 //! | [`PostgresLock`], a row under `FOR UPDATE` | every host that uses the server | with the transaction, when its connection ends |
 //!
@@ -27,6 +28,7 @@ mod leased;
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod queue;
 mod range;
 mod reentry;
 mod signals;
@@ -47,6 +49,7 @@ pub use leased::{LeasedGuard, LeasedLock};
 pub use memory::{MemoryGuard, MemoryLock};
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresGuard, PostgresLock};
+pub use queue::QueueLock;
 pub(crate) use signals::{Deferred, arrived, handled_signals, signal_arrived};
 
 use crate::{error::Result, name::Name};

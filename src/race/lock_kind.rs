@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use super::Place;
-use crate::store::Kind;
+use crate::{lock::Wait, store::Kind};
 
 /// Which lock the students take before they check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub enum LockKind {
     Memory,
     /// flock(2) on a file.
     File,
+    /// The same, with a line in front of it.
+    Queue,
     /// A lease of a Redis server.
     Redis,
     /// A row of a PostgreSQL server, under `FOR UPDATE`.
@@ -23,7 +25,7 @@ pub enum LockKind {
 
 impl LockKind {
     /// Every kind, in the order of the lesson.
-    pub const ALL: [Self; 5] = [Self::None, Self::Memory, Self::File, Self::Redis, Self::Postgres];
+    pub const ALL: [Self; 6] = [Self::None, Self::Memory, Self::File, Self::Queue, Self::Redis, Self::Postgres];
 
     /// The word for it on the command line and in JSON.
     pub const fn word(self) -> &'static str {
@@ -31,6 +33,7 @@ impl LockKind {
             Self::None => "none",
             Self::Memory => "memory",
             Self::File => "file",
+            Self::Queue => "queue",
             Self::Redis => Kind::Redis.word(),
             Self::Postgres => Kind::Postgres.word(),
         }
@@ -41,15 +44,23 @@ impl LockKind {
         match self {
             Self::None => false,
             Self::Memory => matches!(place, Place::Threads),
-            Self::File => matches!(place, Place::Threads | Place::Processes),
+            Self::File | Self::Queue => matches!(place, Place::Threads | Place::Processes),
             Self::Redis | Self::Postgres => true,
+        }
+    }
+
+    /// How long a student waits for it when nobody says how long: a line is for waiting in, and whoever comes is served.
+    pub(crate) const fn usual_wait(self) -> Wait {
+        match self {
+            Self::Queue => Wait::Forever,
+            Self::None | Self::Memory | Self::File | Self::Redis | Self::Postgres => Wait::No,
         }
     }
 
     /// The kind of server that it is on; `None` when it needs none.
     pub(crate) const fn server(self) -> Option<Kind> {
         match self {
-            Self::None | Self::Memory | Self::File => None,
+            Self::None | Self::Memory | Self::File | Self::Queue => None,
             Self::Redis => Some(Kind::Redis),
             Self::Postgres => Some(Kind::Postgres),
         }
@@ -58,7 +69,7 @@ impl LockKind {
     /// What to say on the command line for the server that it is on.
     pub(crate) const fn what_to_give(self) -> &'static str {
         match self {
-            Self::None | Self::Memory | Self::File => "give nothing",
+            Self::None | Self::Memory | Self::File | Self::Queue => "give nothing",
             Self::Redis => "give --store redis://HOST, or $TRIPLOCK_STORE",
             Self::Postgres => "give --store postgres://HOST/DATABASE, or $TRIPLOCK_STORE",
         }
@@ -98,7 +109,7 @@ mod tests {
         for kind in LockKind::ALL {
             assert_eq!(kind.word().parse(), Ok(kind));
         }
-        for later in ["queue", "etcd", "", "File"] {
+        for later in ["etcd", "", "File"] {
             assert!(later.parse::<LockKind>().is_err(), "{later}");
         }
     }

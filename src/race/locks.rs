@@ -9,7 +9,7 @@ use crate::{
     clock::SystemClock,
     dir::StateDir,
     error::{Error, Result},
-    lock::{Acquire, FileLock, Guard, Identity, LeasedLock, Lock, MemoryLock, Wait},
+    lock::{Acquire, FileLock, Guard, Identity, LeasedLock, Lock, MemoryLock, QueueLock, Ticket, Wait},
     name::Name,
     store::{PATIENCE, Resource, StoreUrl, Token, connect},
 };
@@ -45,6 +45,7 @@ enum BackEnd {
     None,
     Memory(MemoryLock),
     File(FileLock),
+    Queue(QueueLock),
     Leased(LeasedLock),
     #[cfg(feature = "postgres")]
     Row(PostgresLock),
@@ -57,12 +58,8 @@ impl Locks {
         let back_end = match kind {
             LockKind::None => BackEnd::None,
             LockKind::Memory => BackEnd::Memory(MemoryLock::new(identity, clock)),
-            LockKind::File => {
-                // The directory is this race's alone and so are its processes, all on this machine: even a network
-                // file system's flock is seen by all of them.
-                let state = StateDir::open(&site.state, true)?;
-                BackEnd::File(FileLock::named(&state, identity, clock)?)
-            }
+            LockKind::File => BackEnd::File(FileLock::named(&open_state(site)?, identity, clock)?),
+            LockKind::Queue => BackEnd::Queue(QueueLock::named(&open_state(site)?, identity, clock)?),
             #[cfg(feature = "postgres")]
             LockKind::Postgres => {
                 let server = site.server.clone().ok_or_else(|| needs_server(kind))?;
@@ -77,18 +74,40 @@ impl Locks {
         Ok(Self { back_end, name: site.name.clone() })
     }
 
+    /// A place in line for that student, if there is a line and it is to wait: also where nobody waits, so that everybody
+    /// has a place to tell.
+    pub(super) fn take_ticket(&self, student: u32, wait: Wait) -> Result<Option<Ticket>> {
+        match &self.back_end {
+            BackEnd::Queue(lock) if wait != Wait::No => lock.take_ticket(&self.name, student.into()).map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// Asks to be let in. Without a lock everybody is, with nothing to hold.
-    pub(super) fn acquire(&self, wait: Wait) -> Result<Acquire<Option<Hold>>> {
+    pub(super) fn acquire(&self, ticket: Option<&Ticket>, wait: Wait) -> Result<Acquire<Option<Hold>>> {
         let name = &self.name;
         Ok(match &self.back_end {
             BackEnd::None => Acquire::Granted(None),
             BackEnd::Memory(lock) => lock.acquire(name, wait)?.map(|guard| Some(Box::new(guard) as Hold)),
             BackEnd::File(lock) => lock.acquire(name, wait)?.map(|guard| Some(Box::new(guard) as Hold)),
+            BackEnd::Queue(lock) => {
+                let acquired = match ticket {
+                    Some(ticket) => lock.wait_in_line(name, ticket, wait.until()),
+                    None => lock.acquire(name, wait),
+                };
+                acquired?.map(|guard| Some(Box::new(guard) as Hold))
+            }
             BackEnd::Leased(lock) => lock.acquire(name, wait)?.map(|guard| Some(Box::new(guard) as Hold)),
             #[cfg(feature = "postgres")]
             BackEnd::Row(lock) => lock.acquire(name, wait)?.map(|guard| Some(Box::new(guard) as Hold)),
         })
     }
+}
+
+/// The directory of a lock that is a file. It is this race's alone and so are its processes, all on this machine: even a
+/// network file system's flock is seen by all of them.
+fn open_state(site: &LockSite) -> Result<StateDir> {
+    StateDir::open(&site.state, true)
 }
 
 /// That a lock is on a server, and none was named.

@@ -38,13 +38,15 @@
 //!
 //! Check, wait and act become one step that only one student at a time can be in: take the trip's lock, check, wait,
 //! act, release it. Who finds it taken is told "trip 1 is locked, try later", or waits. The students' code is the same
-//! with and without; the lock is the only difference. But the lock must be one that *all* students see:
+//! with and without; the lock is the only difference. In a queue each takes a ticket first, everybody is served, strictly
+//! in the order of the tickets, and whoever comes after the last seat hears "sold out". But the lock must be one that *all* students see:
 //!
 //! | lock | threads of one process | separate processes | separate hosts |
 //! |---|---|---|---|
 //! | `none` | unsafe | unsafe | unsafe |
 //! | `memory`, a map in the process ([`MemoryLock`](crate::lock::MemoryLock)) | safe | **unsafe**: each process has a map of its own | unsafe |
 //! | `file`, flock(2) ([`FileLock`](crate::lock::FileLock)) | safe | safe | **unsafe**: each host has a file of its own |
+//! | `queue`, the same with a line in front of it ([`QueueLock`](crate::lock::QueueLock)) | safe, in order | safe, in order | **unsafe**: each host has a line of its own |
 //! | `redis`, a lease of a server ([`LeasedLock`](crate::lock::LeasedLock)) | safe | safe | safe |
 //! | `postgres`, a row `FOR UPDATE` ([`PostgresLock`](crate::lock::PostgresLock)) | safe | safe | safe |
 //!
@@ -77,6 +79,7 @@
 mod delay;
 mod failure;
 mod gathering;
+mod line;
 mod lock_kind;
 mod locks;
 mod matrix;

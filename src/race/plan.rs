@@ -76,8 +76,8 @@ pub struct Race {
     pub delay: Delay,
     /// Chooses the delays: the same seed gives each student the same delay.
     pub seed: u64,
-    /// How long a student waits for a lock that another holds.
-    pub wait: Wait,
+    /// How long a student waits for a lock that another holds; `None`: in line until it is served, else not at all.
+    pub wait: Option<Wait>,
     /// The `triplock` program that students in processes run; `None` means the program that is running.
     pub program: Option<PathBuf>,
     /// The servers of the locks that are on one: at most one of each kind.
@@ -85,17 +85,9 @@ pub struct Race {
 }
 
 impl Default for Race {
-    /// Two students, one seat, nobody waits for a lock.
+    /// Two students, one seat, nobody waits for a lock but in line.
     fn default() -> Self {
-        Self {
-            students: 2,
-            seats: 1,
-            delay: Delay::default(),
-            seed: 1,
-            wait: Wait::No,
-            program: None,
-            stores: Vec::new(),
-        }
+        Self { students: 2, seats: 1, delay: Delay::default(), seed: 1, wait: None, program: None, stores: Vec::new() }
     }
 }
 
@@ -140,9 +132,10 @@ impl Race {
         let dir = tempfile::Builder::new().prefix("triplock-race-").tempdir();
         let dir = dir.map_err(|source| Error::cannot_create(std::env::temp_dir(), source))?;
         let tracker = Tracker::create(dir.path(), self.seats)?;
+        let wait = self.wait.unwrap_or(lock.usual_wait());
         let students: Vec<Student> = (1..=self.students)
             .zip(self.delay.of_students(self.seed))
-            .map(|(number, delay)| Student { number, delay, wait: self.wait })
+            .map(|(number, delay)| Student { number, delay, wait })
             .collect();
         let name = match &server {
             Some((_, place)) => place.name().clone(),
@@ -220,6 +213,7 @@ mod tests {
         assert_eq!(row(LockKind::None), [Promise::Unsafe; 3]);
         assert_eq!(row(LockKind::Memory), [Promise::Safe, Promise::Unsafe, Promise::Unsafe]);
         assert_eq!(row(LockKind::File), [Promise::Safe, Promise::Safe, Promise::Unsafe]);
+        assert_eq!(row(LockKind::Queue), row(LockKind::File));
         assert_eq!(row(LockKind::Redis), [Promise::Safe; 3]);
         assert_eq!(row(LockKind::Postgres), [Promise::Safe; 3]);
     }

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
 
 use super::{
-    LockKind, Place, Promise, Race, Verdict, gathering::Heard, moment::Moment, tracker::BookingLine, what::What,
+    LockKind, Place, Promise, Race, Verdict, gathering::Heard, line, moment::Moment, tracker::BookingLine, what::What,
 };
 use crate::clock::rfc3339;
 
@@ -61,7 +61,11 @@ pub(super) struct Run {
 }
 
 impl Report {
-    pub(super) fn of(race: &Race, lock: LockKind, place: Place, run: Run) -> Self {
+    pub(super) fn of(race: &Race, lock: LockKind, place: Place, mut run: Run) -> Self {
+        match place {
+            Place::Hosts => line::number_each_alone(&mut run.heard),
+            Place::Threads | Place::Processes => line::number(&mut run.heard),
+        }
         let event = |heard: Heard| Event { after: heard.at.since(run.start), student: heard.student, what: heard.what };
         let booking = |line: BookingLine| Booking { after: line.at.since(run.start), student: line.student };
         Self {
@@ -81,9 +85,19 @@ impl Report {
         Verdict::of(self.seats, self.seats_left, self.bookings.len())
     }
 
+    /// Whether everybody was served in the order in which they came; `None` when they stood in no common line.
+    pub fn in_order(&self) -> Option<bool> {
+        if self.lock.holds_in(self.place) { line::was_kept(&self.events) } else { None }
+    }
+
+    /// Whether it was safe, and nobody overtook where there was a line.
+    pub fn is_right(&self) -> bool {
+        self.verdict() == Verdict::Safe && self.in_order() != Some(false)
+    }
+
     /// Whether it came out as its lock promises.
     pub fn as_promised(&self) -> bool {
-        self.promise.is_kept_by(self.verdict())
+        self.promise.is_kept_by(self.verdict()) && self.in_order() != Some(false)
     }
 }
 
@@ -100,6 +114,7 @@ impl Serialize for Report {
             bookings: Vec<Entry<()>>,
             verdict: Verdict,
             promise: Promise,
+            in_order: Option<bool>,
             as_promised: bool,
             events: Vec<Entry<What>>,
         }
@@ -124,6 +139,7 @@ impl Serialize for Report {
             bookings: self.bookings.iter().map(|b| entry(self.started, b.after, b.student, ())).collect(),
             verdict: self.verdict(),
             promise: self.promise,
+            in_order: self.in_order(),
             as_promised: self.as_promised(),
             events: self.events.iter().map(|e| entry(self.started, e.after, e.student, e.what)).collect(),
         };

@@ -73,7 +73,12 @@ impl Student {
         let say = |what| tell(&Message::Saw { student: self.number, at: Moment::now(), what });
 
         say(What::Checking)?;
-        let held = match locks.acquire(self.wait)? {
+        let ticket = locks.take_ticket(self.number, self.wait)?;
+        if let Some(ticket) = &ticket {
+            let before = ticket.before().and_then(|before| u32::try_from(before.run).ok());
+            say(What::TicketTaken { ticket: ticket.place().ticket, after: before.filter(|student| *student > 0) })?;
+        }
+        let held = match locks.acquire(ticket.as_ref(), self.wait)? {
             Acquire::Granted(held) => held,
             Acquire::Held(_) => return say(What::Locked),
         };

@@ -24,7 +24,12 @@ impl fmt::Display for Tale<'_> {
         writeln!(f, "Final seat count: {}", report.seats_left)?;
         writeln!(f, "Bookings: {}", bookings(report))?;
         let verdict = Colored { verdict: report.verdict(), width: 0, color: self.color };
-        write!(f, "Verdict: {verdict} ({} for {})", counted(report), Seats(report.seats.into()))
+        write!(f, "Verdict: {verdict} ({} for {})", counted(report), Seats(report.seats.into()))?;
+        f.write_str(match report.in_order() {
+            Some(true) => ", served in the order of arrival",
+            Some(false) => ", NOT served in the order of arrival",
+            None => "",
+        })
     }
 }
 
@@ -46,7 +51,9 @@ impl fmt::Display for Table<'_> {
             let verdict = Colored { verdict: row.verdict(), width: 11, color: self.color };
             let (lock, place, booked, left) = (row.lock, row.place, row.bookings.len(), row.seats_left);
             let promised = if row.as_promised() { "yes" } else { "NO" };
-            write!(f, "\n{lock:<8}  {place:<9}  {booked:>8}  {left:>10}  {verdict}  {promised} ({})", row.promise)?;
+            let in_order = if row.in_order().is_some() { ", in order" } else { "" };
+            write!(f, "\n{lock:<8}  {place:<9}  {booked:>8}  {left:>10}  {verdict}  ")?;
+            write!(f, "{promised} ({}{in_order})", row.promise)?;
         }
         for lock in self.not_run {
             write!(f, "\n{lock:<8}  not run: {}", lock.what_to_give())?;

@@ -11,6 +11,13 @@ use serde::{Deserialize, Serialize};
 pub enum What {
     /// It wants the trip.
     Checking,
+    /// It stands in line for the trip's lock, which serves in the order of the tickets.
+    TicketTaken {
+        /// Its place in the line, from 1.
+        ticket: u64,
+        /// Who took the ticket right before it, if anybody did.
+        after: Option<u32>,
+    },
     /// It holds the trip's lock from here on.
     LockTaken,
     /// Somebody else holds the lock.
@@ -41,6 +48,10 @@ impl fmt::Display for What {
         let trip = super::TRIP;
         match *self {
             Self::Checking => write!(f, "checking trip {trip} …"),
+            Self::TicketTaken { ticket, after: None } => write!(f, "takes ticket {ticket}"),
+            Self::TicketTaken { ticket, after: Some(student) } => {
+                write!(f, "takes ticket {ticket}, after student {student}")
+            }
             Self::LockTaken => write!(f, "takes the lock of trip {trip}"),
             Self::Locked => write!(f, "trip {trip} is locked, try later"),
             Self::Saw { seats_left } => write!(f, "sees {}", Seats(seats_left)),

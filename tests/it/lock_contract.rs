@@ -13,7 +13,7 @@ use std::{
 use triplock::{
     Acquire, Error, Name, StateDir, Wait,
     clock::SystemClock,
-    lock::{FileLock, Guard, Identity, LeasedLock, Lock, LossMode, MemoryLock, PostgresLock},
+    lock::{FileLock, Guard, Identity, LeasedLock, Lock, LossMode, MemoryLock, PostgresLock, QueueLock},
 };
 
 use crate::{
@@ -166,6 +166,11 @@ contract!(file: |_, keeps| {
     let directory = tempfile::tempdir().unwrap();
     let state = StateDir::open(directory.path(), false).unwrap();
     keeps(&FileLock::named(&state, Identity::current(), Arc::new(SystemClock)).unwrap());
+});
+contract!(queue: |_, keeps| {
+    let directory = tempfile::tempdir().unwrap();
+    let state = StateDir::open(directory.path(), false).unwrap();
+    keeps(&QueueLock::named(&state, Identity::current(), Arc::new(SystemClock)).unwrap());
 });
 contract!(redis_lease: |test, keeps| {
     if Redis::is_installed(test) {

@@ -19,13 +19,13 @@ use triplock::{
 use crate::servers::{Database, Postgres, Redis};
 
 /// A `triplock race` whose temporary files have a directory of their own.
-struct Racing {
+pub(crate) struct Racing {
     tmp: TempDir,
     arguments: Vec<String>,
     store: Option<String>,
 }
 
-fn race(arguments: &str) -> Racing {
+pub(crate) fn race(arguments: &str) -> Racing {
     let arguments = arguments.split_whitespace().map(str::to_owned).collect();
     Racing { tmp: tempfile::tempdir().unwrap(), arguments, store: None }
 }
@@ -57,14 +57,14 @@ impl Racing {
     }
 
     #[track_caller]
-    fn prints(&self, code: i32) -> String {
+    pub(crate) fn prints(&self, code: i32) -> String {
         let output = self.exits(code);
         assert!(output.stderr.is_empty(), "{}", said(&output));
         String::from_utf8(output.stdout).unwrap()
     }
 
     #[track_caller]
-    fn json(&self, code: i32) -> Value {
+    pub(crate) fn json(&self, code: i32) -> Value {
         let printed = self.prints(code);
         assert_eq!(printed.lines().count(), 1, "one object on one line");
         serde_json::from_str(&printed).unwrap()
@@ -179,6 +179,9 @@ fn without_a_server() -> Vec<Value> {
         json!(["file", "threads", 1, 0, "safe"]),
         json!(["file", "processes", 1, 0, "safe"]),
         json!(["file", "hosts", 2, -1, "oversold"]),
+        json!(["queue", "threads", 1, 0, "safe"]),
+        json!(["queue", "processes", 1, 0, "safe"]),
+        json!(["queue", "hosts", 2, -1, "oversold"]),
     ]
 }
 
@@ -295,14 +298,14 @@ fn no_url_is_on_a_students_command_line() {
 #[test]
 fn the_table_is_aligned() {
     let told = race("--matrix --delay 300-400").prints(0);
-    let table: Vec<&str> = told.lines().skip_while(|line| !line.starts_with("lock ")).take(12).collect();
+    let table: Vec<&str> = told.lines().skip_while(|line| !line.starts_with("lock ")).take(15).collect();
     let column = table[0].find("as promised").unwrap();
-    assert_eq!(table.len(), 12);
-    for row in &table[1..10] {
+    assert_eq!(table.len(), 15);
+    for row in &table[1..13] {
         assert!(row[column..].starts_with("yes ("), "{told}");
     }
-    assert!(table[10].starts_with("redis     not run: give --store redis://HOST"), "{told}");
-    assert!(table[11].starts_with("postgres  not run: give --store postgres://HOST/DATABASE"), "{told}");
+    assert!(table[13].starts_with("redis     not run: give --store redis://HOST"), "{told}");
+    assert!(table[14].starts_with("postgres  not run: give --store postgres://HOST/DATABASE"), "{told}");
 }
 
 #[test]
@@ -317,6 +320,9 @@ fn the_exit_code_says_whether_it_was_safe() {
         ("none", "hosts", 1),
         ("memory", "hosts", 1),
         ("file", "hosts", 1),
+        ("queue", "threads", 0),
+        ("queue", "processes", 0),
+        ("queue", "hosts", 1),
     ] {
         let quiet = race(&format!("--lock {lock} --in {place} --delay 300-350 -q")).prints(code);
         assert_eq!(quiet, "", "-q says nothing");
@@ -426,8 +432,7 @@ fn bad_input_is_a_usage_error() {
         ("--delay -5", "range of milliseconds"),
         ("--delay 0-99999999999", "range of milliseconds"),
         ("--delay 0-60001", "too long"),
-        ("--lock queue", "none, memory, file"),
-        ("--lock etcd", "redis, postgres"),
+        ("--lock etcd", "none, memory, file, queue, redis, postgres"),
         ("--lock redis", "give --store redis://HOST"),
         ("--in cloud", "threads, processes, hosts"),
         ("--seed -1", "seed"),
@@ -492,13 +497,15 @@ fn a_killed_race_takes_its_students_along() {
 
 #[test]
 fn a_race_that_is_told_to_end_cleans_up() {
-    for (place, processes, by) in [
-        ("processes", 2, Signal::TERM),
-        ("processes", 2, Signal::INT),
-        ("processes", 2, Signal::HUP),
-        ("threads", 0, Signal::TERM),
+    for (terms, processes, by) in [
+        ("--lock file -w 60", 2, Signal::TERM),
+        ("--lock file -w 60", 2, Signal::INT),
+        ("--lock file -w 60", 2, Signal::HUP),
+        ("--lock file -w 60 --in threads", 0, Signal::TERM),
+        ("--lock queue --students 4", 4, Signal::TERM),
+        ("--lock queue --students 4 --in threads", 0, Signal::TERM),
     ] {
-        let racing = race(&format!("--lock file --in {place} -w 60 --delay 60000-60000"));
+        let racing = race(&format!("{terms} --delay 60000-60000"));
         let parent = racing.command().spawn().unwrap();
         let students = waiting_students(&racing, &parent, processes);
         signal(i32::try_from(parent.id()).unwrap(), by);
@@ -542,7 +549,7 @@ fn the_library_races_the_same_students() {
         students: 8,
         seats: 3,
         delay: Delay::from_millis(0, 3).unwrap(),
-        wait: Wait::Forever,
+        wait: Some(Wait::Forever),
         program: Some(env!("CARGO_BIN_EXE_triplock").into()),
         ..Race::default()
     };
