@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Queue, Request, waiter};
+use super::{Queue, Request, lane_queue::Pending, waiter};
 use crate::{
     clock::SystemClock,
     dir::StateDir,
@@ -24,38 +24,46 @@ pub(crate) struct Resumed {
     pub(crate) failed: Vec<(RunId, String)>,
 }
 
-/// Ends a pause, records what was cut off, and starts a process for each run that has none, in its old place.
-pub(crate) fn resume(state: &StateDir, queue: &Queue) -> Result<Resumed> {
-    let cut_off = record_the_cut_off(queue)?;
-    let mut resumed = Resumed { cut_off, ..Resumed::default() };
-    for mut pending in queue.pending()? {
-        let Some(ticket) = queue.lane()?.take_again(pending.place())? else { continue };
-        if !ticket.begin_run()? || !queue.has(pending)? || !queue.is_waiting(pending)? {
-            // It has started meanwhile, or is a leftover, which this removes.
-            queue.strand(pending, "")?;
-            continue;
-        }
-        let launched = Request::read(&queue.dir, &pending.file_name()).and_then(|request| match request {
-            Some(request) => {
-                queue.mark(pending, false)?;
-                pending.is_left = false;
-                waiter::launch(state, queue.name(), &request, &ticket).map(|()| true)
-            }
-            // Cancelled.
-            None => Ok(false),
-        });
-        match launched {
-            Ok(true) => resumed.started.push(pending.run),
+/// Ends pauses, records what was cut off, and starts a process for each run that has none, in its old place.
+///
+/// Those of all lanes in the order in which they were queued: a run follows only what was queued before it. Lane by lane, it
+/// would find that nobody waits yet for what it follows, and give up its process again.
+pub(crate) fn resume(state: &StateDir, queues: &[Queue]) -> Result<Vec<Resumed>> {
+    let mut resumed = Vec::new();
+    let mut waiting = Vec::new();
+    for (at, queue) in queues.iter().enumerate() {
+        resumed.push(Resumed { cut_off: record_the_cut_off(queue)?, ..Resumed::default() });
+        waiting.extend(queue.pending()?.into_iter().map(|pending| (pending, at)));
+    }
+    waiting.sort_unstable();
+    for (pending, at) in waiting {
+        match start(state, &queues[at], pending) {
+            Ok(true) => resumed[at].started.push(pending.run),
             Ok(false) => {}
-            Err(e) => {
-                resumed.failed.push((pending.run, e.to_string()));
-                // It is without a process again, which is recorded already, or will be.
-            }
+            // It is without a process again, which is recorded already, or will be.
+            Err(e) => resumed[at].failed.push((pending.run, e.to_string())),
         }
     }
-    // At last, so that the first in line is the first to start.
-    resumed.was_paused = queue.unpause()?;
+    for (queue, resumed) in queues.iter().zip(&mut resumed) {
+        // At last, so that the first in line is the first to start.
+        resumed.was_paused = queue.unpause()?;
+    }
     Ok(resumed)
+}
+
+/// Gives a run a process, if it has none and is to have one; whether that was so.
+fn start(state: &StateDir, queue: &Queue, pending: Pending) -> Result<bool> {
+    let Some(ticket) = queue.lane()?.take_again(pending.place())? else { return Ok(false) };
+    if !ticket.begin_run()? || !queue.has(pending)? || !queue.is_waiting(pending)? {
+        // It has started meanwhile, or is a leftover, which this removes.
+        queue.strand(pending, "")?;
+        return Ok(false);
+    }
+    // None: cancelled.
+    let Some(request) = Request::read(&queue.dir, &pending.file_name())? else { return Ok(false) };
+    queue.mark(pending, false)?;
+    waiter::launch(state, queue.name(), &request, &ticket)?;
+    Ok(true)
 }
 
 /// Records the end of each run that the ledger shows as running and that is over. The lock of its slot proves that.

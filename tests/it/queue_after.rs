@@ -125,6 +125,24 @@ fn a_run_that_follows_one_without_a_process_is_kept_and_resume_runs_both_in_orde
     }
 }
 
+/// However many others are given a process in between.
+#[test]
+fn resume_gives_nobody_a_process_before_what_it_follows() {
+    let sandbox = Sandbox::new();
+    for lane in ["a", "m", "z"] {
+        sandbox.queue(["pause", lane]).run().exits(0);
+    }
+    let first = sandbox.queued("z", "echo 1 >>order");
+    let second = sandbox.queued_with("a", &["--after", &first], "echo 2 >>order");
+    let others: Vec<_> = (0..60).map(|_| sandbox.queued("m", "true")).collect();
+    sandbox.kills_everything();
+    let resumed = sandbox.queue(["resume"]).run();
+    assert_eq!(resumed.exits(0).stdout.lines().count(), 62, "{resumed:?}");
+    sandbox.ends(&second, 0);
+    sandbox.ends(&others[59], 0);
+    assert_eq!(sandbox.order(), [1, 2]);
+}
+
 #[test]
 fn a_run_cannot_follow_one_that_is_not_there_yet() {
     let sandbox = Sandbox::new();
