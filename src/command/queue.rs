@@ -286,9 +286,9 @@ fn resume(output: &Output, state: &Option<StateDir>, lane: Option<&Name>) -> Res
     let mut to = io::stdout().lock();
     let mut code = ExitCode::Success;
     let mut is_anything = false;
-    for queue in queues(state.as_ref(), lane)? {
-        let Some(state) = state else { break };
-        let resumed = queue::resume(state, &queue)?;
+    let queues = queues(state.as_ref(), lane)?;
+    let all = state.as_ref().map_or_else(|| Ok(Vec::new()), |state| queue::resume(state, &queues))?;
+    for (queue, resumed) in queues.iter().zip(all) {
         let mut line = |run: RunId, what, why: Option<&str>, words: &str| {
             is_anything = true;
             let run = queue.run(run);

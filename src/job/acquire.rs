@@ -338,10 +338,7 @@ impl Wanted<'_> {
                 Acquired::Busy { lock: self.key.to_owned(), by: By::find(self.locks, self.files, noted), waited }
             }
             Not::Behind(noted) => {
-                let by = match By::find(self.locks, self.files, noted) {
-                    By::Unknown => By::Waiters,
-                    by => by,
-                };
+                let by = By::find_behind_others(self.locks, self.files, noted);
                 Acquired::Busy { lock: self.key.to_owned(), by, waited }
             }
             Not::Nested => Acquired::Nested { lock: self.name.clone(), waited },

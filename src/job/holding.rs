@@ -32,6 +32,19 @@ pub(super) enum By {
 }
 
 impl By {
+    /// The same for somebody who came when others waited for it already. At a release nobody has it for a moment, and the note
+    /// is of who had it before; that they wait is always true.
+    pub(super) fn find_behind_others(locks: &FileLock, files: &[String], noted: Option<Holder>) -> Self {
+        let is_held = LockTable::read().map_or(true, |table| {
+            let mut ids = files.iter().filter_map(|file| locks.note_of(file).ok()?.map(|(_, id)| id));
+            ids.any(|id| !table.takers(id).is_empty())
+        });
+        match is_held.then(|| Self::find(locks, files, noted)) {
+            None | Some(Self::Unknown) => Self::Waiters,
+            Some(by) => by,
+        }
+    }
+
     /// `noted`: what the note said when the lock was not had. Of several files, one that a run holds is enough.
     pub(super) fn find(locks: &FileLock, files: &[String], mut noted: Option<Holder>) -> Self {
         let mut stranger = None;

@@ -24,19 +24,33 @@ pub(crate) struct Resumed {
     pub(crate) failed: Vec<(RunId, String)>,
 }
 
-/// Ends a pause, records what was cut off, and starts a process for each run that has none, in its old place.
+/// Ends pauses, records what was cut off, and starts a process for each run that has none, in its old place.
 ///
-/// One process at a time does, and the lane is paused meanwhile. So what the ledger says at the beginning who waits holds until
-/// everybody has his place again, and the first in line is the first to start. Killed in between, the lane stays paused, and the
-/// next `resume` goes on.
-pub(crate) fn resume(state: &StateDir, queue: &Queue) -> Result<Resumed> {
-    let _turn = queue.turn_of_resuming()?;
-    let was_paused = queue.is_paused()?;
-    if !was_paused {
-        queue.pause()?;
+/// One process at a time does, and all these lanes are paused meanwhile. So what the ledgers say at the beginning who waits holds
+/// until everybody has a place again; the first in line is the first to start; and a run that follows one of another lane finds
+/// that one waiting, instead of giving up its new process at once. Killed in between, the lanes stay paused, and the next `resume`
+/// goes on.
+pub(crate) fn resume(state: &StateDir, queues: &[Queue]) -> Result<Vec<Resumed>> {
+    // In byte order, so that two that come at once do not wait for each other.
+    let _turns = queues.iter().map(Queue::turn_of_resuming).collect::<Result<Vec<_>>>()?;
+    let mut resumed = Vec::new();
+    for queue in queues {
+        let was_paused = queue.is_paused()?;
+        if !was_paused {
+            queue.pause()?;
+        }
+        resumed.push(Resumed { was_paused, cut_off: record_the_cut_off(queue)?, ..Resumed::default() });
     }
-    let cut_off = record_the_cut_off(queue)?;
-    let mut resumed = Resumed { was_paused, cut_off, ..Resumed::default() };
+    for (queue, resumed) in queues.iter().zip(&mut resumed) {
+        give_processes(state, queue, resumed)?;
+    }
+    for queue in queues {
+        queue.unpause()?;
+    }
+    Ok(resumed)
+}
+
+fn give_processes(state: &StateDir, queue: &Queue, resumed: &mut Resumed) -> Result<()> {
     let pending = queue.pending()?;
     let waiting: BTreeSet<_> = queue.waiting(&pending)?.into_iter().collect();
     for pending in pending {
@@ -54,8 +68,7 @@ pub(crate) fn resume(state: &StateDir, queue: &Queue) -> Result<Resumed> {
             Err(e) => resumed.failed.push((pending.run, e.to_string())),
         }
     }
-    queue.unpause()?;
-    Ok(resumed)
+    Ok(())
 }
 
 /// `false` when it was cancelled meanwhile.

@@ -24,6 +24,11 @@ impl Gate {
         &self.path
     }
 
+    /// How many processes wait there.
+    pub(crate) fn waiters(&self) -> usize {
+        waiters(&self.holder)
+    }
+
     /// Opens it when that many processes wait there.
     #[track_caller]
     pub(crate) fn open_for(self, processes: usize) {

@@ -8,6 +8,7 @@ use rustix::process::Signal;
 
 use crate::{
     job::children,
+    job_lines::JobLedger,
     lanes::{ascend, noted, number},
     latch::Latch,
     machine,
@@ -24,8 +25,9 @@ const KILLS: usize = 8;
 /// What a round killed.
 #[derive(Debug, Default)]
 struct Killed {
-    /// Triplock processes, of which a runner or a waiter.
-    processes: BTreeSet<u64>,
+    /// Runs whose waiter or runner was, and which process that was.
+    processes: BTreeMap<u64, u32>,
+    /// Runs whose command was.
     commands: BTreeSet<u64>,
 }
 
@@ -83,7 +85,7 @@ fn round(rng: &mut Rng) {
     assert_eq!(stranded.intersection(&started).count(), 0, "listed as waiting, and has run: {stranded:?}, {started:?}");
     assert_eq!(stranded.union(&started).copied().collect::<Vec<_>>(), (1..=RUNS + 1).collect::<Vec<_>>());
     assert!(
-        stranded.is_subset(&killed.processes),
+        stranded.iter().all(|run| killed.processes.contains_key(run)),
         "stranded, and nobody killed it: {stranded:?}, {killed:?}: {:#?}",
         sandbox.listed_whole("mail")
     );
@@ -115,12 +117,22 @@ fn round(rng: &mut Rng) {
     let none = BTreeSet::new();
     let lost = of.get("lost").unwrap_or(&none);
     let failed = of.get("failed").unwrap_or(&none);
-    assert!(lost.is_subset(&killed.processes), "lost, and nobody killed its runner: {lost:?}, {killed:?}");
+    assert!(
+        lost.iter().all(|run| killed.processes.contains_key(run)),
+        "lost, and nobody killed its runner: {lost:?}, {killed:?}"
+    );
     assert!(failed.is_subset(&killed.commands), "failed, and nobody killed its command: {failed:?}, {killed:?}");
     assert!(of.keys().all(|fate| ["succeeded", "lost", "failed"].contains(fate)), "{of:?}");
-    // Not one of those that ended well had its runner killed.
-    let recorded: BTreeSet<_> = stranded.union(lost).copied().collect();
-    assert!(killed.processes.is_subset(&recorded), "killed, and nothing says so: {killed:?}, {recorded:?}");
+    // Whoever was killed and is in neither list had written down its end, and was about to go.
+    let ledger = JobLedger::read(&sandbox, "mail");
+    for (run, pid) in killed.processes.iter().filter(|(run, _)| !stranded.contains(run) && !lost.contains(run)) {
+        let end = ledger.events("ended").into_iter().find(|line| line["run"] == *run);
+        assert!(
+            end.is_some_and(|end| end["pid"] == *pid),
+            "{run} was killed, and nothing says so: {:#?}",
+            ledger.lines
+        );
+    }
     assert_eq!(sandbox.listed("mail"), []);
 }
 
@@ -138,7 +150,7 @@ fn kill_some(sandbox: &Sandbox, rng: &mut Rng, number: usize, killed: &mut Kille
                 killed.commands.insert(run);
             }
         } else if sandbox.signal_run("mail", run, pid, Signal::KILL) {
-            killed.processes.insert(run);
+            killed.processes.insert(run, pid);
         }
         let seen = sandbox.order().len();
         if seen > 0 && rng.bool() {
