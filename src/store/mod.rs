@@ -13,6 +13,7 @@ mod lease;
 mod pgpass;
 mod secret;
 mod session;
+mod ticket;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 mod tls;
 mod trips;
@@ -33,6 +34,7 @@ pub(crate) use lease::{Attempt, HeldLease, Lease, LeaseView, Resource, Token};
 pub(crate) use postgres::RowLock;
 pub(crate) use secret::{Secret, without_passwords};
 pub(crate) use session::{Append, LedgerHead, ServerFacts, Session};
+pub(crate) use ticket::Ticket;
 pub use trips::ServerTrips;
 pub(crate) use url::Kind;
 pub use url::StoreUrl;
