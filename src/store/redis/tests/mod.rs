@@ -1,6 +1,7 @@
 //! The session against a real server.
 
 mod facts;
+mod lane;
 mod leases;
 mod ledgers;
 mod properties;
