@@ -4,7 +4,9 @@
 //! The exception is a ticket that is given back: that row is deleted by itself, without the resource's. Whoever asks at that
 //! moment sees it or does not; if it does, the notification that comes with the commit has it ask again.
 
-use super::{PostgresSession, leases::CHANNEL, leases::interval, literal::literal, schema::with_tables, script::Script};
+use super::{
+    PostgresSession, leases::CHANNEL, leases::interval, literal::literal, schema::with_tables, script::Script,
+};
 use crate::{
     error::Result,
     store::{Resource, Ticket, Token},
@@ -21,7 +23,10 @@ pub(super) struct Lane<'a> {
 impl Lane<'_> {
     /// Those who come before us, first first: columns for [`super::leases`] to read as a held lease.
     pub(super) fn in_front(&self, columns: &str) -> String {
-        format!("SELECT {columns} FROM triplock.tickets WHERE {} ORDER BY NOT is_urgent, number LIMIT 1", self.before_us())
+        format!(
+            "SELECT {columns} FROM triplock.tickets WHERE {} ORDER BY NOT is_urgent, number LIMIT 1",
+            self.before_us()
+        )
     }
 
     /// A condition for a ticket to be somebody else's, live, and in front of us.
