@@ -13,6 +13,8 @@ mod lease;
 mod pgpass;
 mod secret;
 mod session;
+#[cfg(test)]
+mod tests;
 mod ticket;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 mod tls;

@@ -23,6 +23,8 @@ mod row;
 mod row_lock;
 mod schema;
 mod script;
+#[cfg(test)]
+pub(super) mod tests;
 mod trips;
 
 use std::time::Duration;

@@ -36,7 +36,7 @@ mod place;
 mod reply;
 mod script;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod trips;
 mod trouble;
 mod wire;
