@@ -13,7 +13,7 @@ mod lease;
 mod pgpass;
 mod secret;
 mod session;
-#[cfg(test)]
+#[cfg(all(test, any(feature = "postgres", feature = "redis")))]
 mod tests;
 mod ticket;
 #[cfg(any(feature = "postgres", feature = "redis"))]

@@ -284,7 +284,7 @@ fn tables_of_version_1_get_their_lanes_and_keep_what_they_have() {
     ));
     let host = sandbox.with_store(&database.url());
     let waiting = host.run("nightly", &["-w", "60"], &["true"]).start();
-    let is_waiting = || database.sql("SELECT to_regclass('triplock.tickets')") != "";
+    let is_waiting = || !database.sql("SELECT to_regclass('triplock.tickets')").is_empty();
     eventually("the tables are migrated", is_waiting);
     eventually("it waits", || database.sql("SELECT count(*) FROM triplock.tickets") == "1");
     assert_eq!(database.sql("SELECT max(version), count(*) FROM triplock.migrations"), "2|2");

@@ -23,7 +23,9 @@ const PROMISES: [fn(&dyn Site); 6] = [
 #[test]
 fn redis_keeps_its_promises() {
     if let Some(server) = crate::store::redis::tests::Server::start() {
-        PROMISES.iter().for_each(|promise| promise(&server));
+        for promise in PROMISES {
+            promise(&server);
+        }
     }
 }
 
@@ -31,7 +33,9 @@ fn redis_keeps_its_promises() {
 #[test]
 fn postgres_keeps_its_promises() {
     if let Some(server) = crate::store::postgres::tests::Server::start() {
-        PROMISES.iter().for_each(|promise| promise(&server));
+        for promise in PROMISES {
+            promise(&server);
+        }
     }
 }
 
