@@ -215,6 +215,8 @@ fn who_is_next_is_woken(site: &dyn Site) {
     let mut waiter = site.session();
     let job = asker.job.clone();
     let mut is_woken = |at_most| waiter.wait_for_release(&job, at_most).unwrap();
+    // (A longer sleep than a second may end by itself.)
+    let soon = Duration::from_millis(900);
     let leases = [asker.granted(None), asker.granted(None)];
     let tickets = [ticket(), ticket(), ticket()];
     for ticket in &tickets {
@@ -224,13 +226,13 @@ fn who_is_next_is_woken(site: &dyn Site) {
     assert!(is_woken(TTL), "the first call only begins to listen");
     for lease in &leases {
         asker.release(lease);
-        assert!(is_woken(Duration::from_millis(900)), "one was released");
+        assert!((0..30).any(|_| is_woken(soon)), "one was released");
     }
     asker.awaited(two);
     asker.granted(one);
-    assert!(is_woken(Duration::from_millis(900)), "a slot is free, and the second was refused it");
+    assert!((0..30).any(|_| is_woken(soon)), "a slot is free, and the second was refused it");
     assert!(asker.session.leave(&job, two).unwrap());
-    assert!(is_woken(Duration::from_millis(900)), "the first gave up");
+    assert!((0..30).any(|_| is_woken(soon)), "the first gave up");
     asker.lane_is(&[three]);
     assert!(!asker.session.leave(&job, two).unwrap(), "it is given back once");
     asker.granted(three);
