@@ -103,18 +103,21 @@ pub(crate) struct Lease {
 #[derive(Debug)]
 pub(crate) enum Attempt {
     Granted(Lease),
-    /// All slots are taken: one of those who have them.
+    /// All slots are taken, or others wait in front of us: one of those.
     Held(HeldLease),
 }
 
-/// A lease that somebody else has.
+/// A lease that somebody else has, or a free one for which somebody else waits in front of us.
 #[derive(Debug, Clone)]
 pub(crate) struct HeldLease {
+    /// 0 of one that waits.
     pub(crate) slot: u32,
-    /// Its note, with the fence.
+    /// Its note, with the fence (0 of one that waits).
     pub(crate) holder: Holder,
-    /// How long it lasts unless it is renewed, on the server's clock.
+    /// How long it lasts unless it is renewed, on the server's clock; of one that waits, its ticket.
     pub(crate) left: Duration,
+    /// Nobody has the lease just now: the holder is the first who waits for it.
+    pub(crate) is_awaited: bool,
 }
 
 /// A lease that is held, for who only looks.

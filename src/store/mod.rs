@@ -13,6 +13,9 @@ mod lease;
 mod pgpass;
 mod secret;
 mod session;
+#[cfg(all(test, any(feature = "postgres", feature = "redis")))]
+mod tests;
+mod ticket;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 mod tls;
 mod trips;
@@ -33,6 +36,7 @@ pub(crate) use lease::{Attempt, HeldLease, Lease, LeaseView, Resource, Token};
 pub(crate) use postgres::RowLock;
 pub(crate) use secret::{Secret, without_passwords};
 pub(crate) use session::{Append, LedgerHead, ServerFacts, Session};
+pub(crate) use ticket::Ticket;
 pub use trips::ServerTrips;
 pub(crate) use url::Kind;
 pub use url::StoreUrl;

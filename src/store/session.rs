@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::lease::{Attempt, Lease, LeaseView, Resource};
+use super::{
+    Ticket,
+    lease::{Attempt, Lease, LeaseView, Resource},
+};
 use crate::{
     booking::{Roster, Totals},
     error::Result,
@@ -51,7 +54,32 @@ pub(crate) trait Session: Send {
     /// Asks once for the first free slot of `1..=slots`. The holder's note is kept with the fence that is given: larger
     /// than any before of the resource, also after the server has lost its data
     /// (`max(last + 1, server time in microseconds)`).
-    fn acquire(&mut self, resource: &Resource, slots: u32, ttl: Duration, holder: &Holder) -> Result<Attempt>;
+    ///
+    /// Who waits for a resource stands in its lane ([`super::ticket`] says why it is done so):
+    /// - With a ticket, a request that is not granted leaves it in the lane, under the next number, or renews it where it
+    ///   is; a request that is granted removes it. A ticket whose time is over is none: it is put at the end again.
+    /// - A slot is granted to nobody who has a live ticket of somebody else in front; who has no ticket in the lane comes
+    ///   after all, and with an urgent one before all that are not. What is told then is a slot that is held; or, if one
+    ///   is free, the first who waits for it.
+    /// - When a grant leaves a slot free and somebody in the lane, who waits is woken.
+    ///
+    /// All of it is one step, and as many round trips whether there is a lane or not.
+    fn acquire_in_turn(
+        &mut self,
+        resource: &Resource,
+        slots: u32,
+        ttl: Duration,
+        holder: &Holder,
+        ticket: Option<&Ticket>,
+    ) -> Result<Attempt>;
+
+    /// The same for who does not wait in the lane.
+    fn acquire(&mut self, resource: &Resource, slots: u32, ttl: Duration, holder: &Holder) -> Result<Attempt> {
+        self.acquire_in_turn(resource, slots, ttl, holder, None)
+    }
+
+    /// Gives a ticket back and wakes who waits; `false` when it was not in the lane (any more).
+    fn leave(&mut self, resource: &Resource, ticket: &Ticket) -> Result<bool>;
 
     /// Sleeps until a lease of the resource may have been released, and says so, or until the time is over. It may err on
     /// the side of waking too often. The first call for a resource begins to listen, so ask for the lease again after
@@ -64,11 +92,11 @@ pub(crate) trait Session: Send {
     /// Gives the lease back and wakes who waits; `false` when it was no longer ours.
     fn release(&mut self, lease: &Lease) -> Result<bool>;
 
-    /// Removes the leases and the fence of a resource that nobody will ask for again: a later fence of it would come from
+    /// Removes the leases, the lane and the fence of a resource that nobody will ask for again: a later fence of it would come from
     /// the server's clock alone. What is a trip or a job as well is left as it is.
     fn forget(&mut self, resource: &Resource) -> Result<()>;
 
-    /// All leases that are held now.
+    /// All leases that are held now, whoever waits for them.
     fn leases(&mut self) -> Result<Vec<LeaseView>>;
 
     // Ledgers of jobs.

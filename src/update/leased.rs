@@ -18,7 +18,7 @@ use crate::{
     lock::{Deferred, Fence, Holder, Identity, Wait},
     name::Name,
     process::Signals,
-    store::{Attempt, Connection, PATIENCE, Resource, StoreUrl},
+    store::{Attempt, Connection, HeldLease, PATIENCE, Resource, StoreUrl, Ticket},
 };
 
 /// How long the lease lasts, unless the filter may take longer to end.
@@ -48,21 +48,23 @@ impl Leased {
         let connection = Mutex::new(Connection::open(url.clone(), PATIENCE)?);
         let resource = Resource::File(file.clone());
         let note = Holder::note(&Identity::current(), SystemClock.now());
-        let wanted = Want { connection: &connection, resource: &resource, slots: 1, terms, note };
+        let ticket = if wait == Wait::No { None } else { Some(Ticket::new(false)?) };
+        let wanted = Want { connection: &connection, resource: &resource, slots: 1, terms, note, ticket };
         let lease = match wanted.ask()? {
             Attempt::Granted(lease) => lease,
             Attempt::Held(held_by) => {
                 if held.contains(&resource.key(), held_by.holder.fence) {
+                    wanted.leave();
                     return Ok(Err(Updated::Nested));
                 }
                 if wait == Wait::No {
-                    return Ok(Err(Updated::Busy(Some(held_by.holder))));
+                    return Ok(Err(Updated::Busy(holder(held_by))));
                 }
-                announce(Some(&held_by.holder));
+                announce(holder(held_by.clone()).as_ref());
                 let _deferred = Deferred::begin();
                 match wanted.wait(held_by, wait.until(), &mut [], &|| Ok(()))? {
                     Ok(lease) => lease,
-                    Err(Not::Busy(held_by)) => return Ok(Err(Updated::Busy(Some(held_by.holder)))),
+                    Err(Not::Busy(held_by)) => return Ok(Err(Updated::Busy(holder(held_by)))),
                     Err(Not::Nested) => return Ok(Err(Updated::Nested)),
                     Err(Not::Interrupted(_)) => {
                         let interrupted = std::io::Error::from(std::io::ErrorKind::Interrupted);
@@ -99,6 +101,11 @@ impl Leased {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         connection.call(|session| session.renew(lease))
     }
+}
+
+/// Who has it, and not who waits for it.
+fn holder(held: HeldLease) -> Option<Holder> {
+    Some(held.holder).filter(|_| !held.is_awaited)
 }
 
 impl Drop for Leased {

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// A server with nothing on it, for one test.
-trait Server {
+pub(crate) trait Server {
     fn url(&self) -> String;
 
     /// Puts another text in the place of one in a job's sums.
@@ -94,15 +94,15 @@ fn says(finished: &Finished, what: &str) {
     }
 }
 
-/// Makes each a test on each kind of server.
+/// Makes each, of that module, a test on each kind of server.
 macro_rules! on_each_server {
-    ($($test:ident)*) => {
+    ($module:ident: $($test:ident)*) => {
         mod redis {
             use super::*;
             $(
                 #[test]
                 fn $test() {
-                    if Redis::is_installed(concat!("leased::redis::", stringify!($test))) {
+                    if Redis::is_installed(concat!(stringify!($module), "::redis::", stringify!($test))) {
                         super::$test(&Redis::start());
                     }
                 }
@@ -113,7 +113,7 @@ macro_rules! on_each_server {
             $(
                 #[test]
                 fn $test() {
-                    if Postgres::is_installed(concat!("leased::postgres::", stringify!($test))) {
+                    if Postgres::is_installed(concat!(stringify!($module), "::postgres::", stringify!($test))) {
                         super::$test(&Postgres::shared().database());
                     }
                 }
@@ -122,7 +122,9 @@ macro_rules! on_each_server {
     };
 }
 
-on_each_server! {
+pub(crate) use on_each_server;
+
+on_each_server! { leased:
     a_run_is_the_commands_and_is_recorded
     one_runs_and_the_others_are_skipped_and_name_it
     who_waits_starts_when_it_is_over

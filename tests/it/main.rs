@@ -42,6 +42,8 @@ mod last_seat;
 mod latch;
 mod lease_rules;
 mod leased;
+mod leased_lanes;
+mod leased_order;
 mod ledger;
 mod ledger_script;
 mod library;

@@ -69,7 +69,7 @@ fn sixteen_processes_make_the_tables_once() {
         process.finish().succeeds();
     }
     assert_eq!(database.sql("SELECT count(*) FROM triplock.trips"), "16");
-    assert_eq!(database.sql("SELECT version FROM triplock.migrations"), "1");
+    assert_eq!(database.sql("SELECT max(version), count(*) FROM triplock.migrations"), "2|2");
 }
 
 #[test]
@@ -235,7 +235,7 @@ fn tables_of_a_newer_triplock_are_left_alone() {
     let sandbox = Sandbox::new();
     let url = database.url();
     triplock(&sandbox, &url, &["trip", "add", "1", "--seats", "1"]).succeeds();
-    database.sql("INSERT INTO triplock.migrations VALUES (2)");
+    database.sql("INSERT INTO triplock.migrations VALUES (3)");
     for args in [
         &["book", "1", "--student", "7"][..],
         &["trip", "show", "1"],
@@ -244,7 +244,7 @@ fn tables_of_a_newer_triplock_are_left_alone() {
     ] {
         let error = triplock(&sandbox, &url, args).fails(78);
         let message = error["message"].as_str().unwrap();
-        assert!(message.contains("version 2") && message.ends_with("upgrade triplock"), "{message}");
+        assert!(message.contains("version 3") && message.ends_with("upgrade triplock"), "{message}");
     }
     assert_eq!(database.sql("SELECT count(*) FROM triplock.bookings"), "0");
     let lock = PostgresLock::connect(url.parse().unwrap()).unwrap();
@@ -268,7 +268,34 @@ fn older_tables_are_migrated_by_whoever_comes_first() {
     for process in processes {
         process.finish().succeeds();
     }
-    assert_eq!(database.sql("SELECT version FROM triplock.migrations"), "1");
+    assert_eq!(database.sql("SELECT max(version), count(*) FROM triplock.migrations"), "2|2");
+}
+
+#[test]
+fn tables_of_version_1_get_their_lanes_and_keep_what_they_have() {
+    let Some(database) = database("tables_of_version_1_get_their_lanes_and_keep_what_they_have") else { return };
+    let (old, sandbox) = (include_str!("../../src/store/postgres/schema.sql"), Sandbox::new());
+    database.sql(&format!(
+        "CREATE SCHEMA triplock; CREATE TABLE triplock.migrations (version integer PRIMARY KEY, \
+         taken timestamptz NOT NULL DEFAULT clock_timestamp()); {old}; INSERT INTO triplock.migrations VALUES (1); \
+         INSERT INTO triplock.resources VALUES ('jobs/nightly', 7); INSERT INTO triplock.leases VALUES ('jobs/nightly', \
+         1, 'old', 7, clock_timestamp() + interval '1 hour', \
+         '{{\"pid\":1,\"host\":\"h\",\"since\":\"2026-11-23T20:25:19Z\",\"command\":\"old\",\"fence\":0}}')"
+    ));
+    let host = sandbox.with_store(&database.url());
+    let waiting = host.run("nightly", &["-w", "60"], &["true"]).start();
+    let is_waiting = || !database.sql("SELECT to_regclass('triplock.tickets')").is_empty();
+    eventually("the tables are migrated", is_waiting);
+    eventually("it waits", || database.sql("SELECT count(*) FROM triplock.tickets") == "1");
+    assert_eq!(database.sql("SELECT max(version), count(*) FROM triplock.migrations"), "2|2");
+    // Nobody waits in a transaction, nor with a row that others want.
+    eventually("no transaction is open", || {
+        let open = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                    AND xact_start IS NOT NULL AND pid <> pg_backend_pid()";
+        database.sql(open) == "0"
+    });
+    database.sql("DELETE FROM triplock.leases");
+    waiting.finish().exits(0);
 }
 
 #[test]

@@ -1,8 +1,13 @@
 //! Getting the leases of a run: a slot of its job, then the named locks in byte order, as with files
 //! ([`crate::job::acquire`] says why in one order).
 //!
-//! Who waits asks, then sleeps until the server says that a lease was released; a holder that is gone releases nothing, so it
-//! asks again when the lease should be over. What it has already is renewed meanwhile.
+//! Who waits takes a ticket with its first request ([`crate::store`] keeps the order), then sleeps until the server says that
+//! a lease or a ticket was given back; a holder that is gone gives nothing back, so it asks again when the lease, or the
+//! ticket in front of it, should be over. It asks every few seconds in any case, which keeps its ticket. What it has already
+//! is renewed meanwhile. A ticket that did not come to its turn is given back, however the wait ended.
+//!
+//! A replacement has an urgent ticket for the job, whose run it takes the place of; for further locks it waits like
+//! everybody: they are other jobs' as well, and one that is replaced every minute would keep those out for ever.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -22,14 +27,11 @@ use crate::{
     },
     lock::{Deferred, Holder, Until, arrived},
     name::Name,
-    store::{Attempt, Connection, HeldLease, Lease, Resource},
+    store::{Attempt, Connection, HeldLease, Lease, Resource, Ticket},
 };
 
 /// How long a signal goes unnoticed while the server is listened to.
 const SLICE: Duration = Duration::from_millis(200);
-
-/// How long to listen before asking again whatever was heard: a pooler may keep what the server says.
-const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 /// The leases of a run: its job's first.
 #[derive(Debug)]
@@ -52,7 +54,7 @@ impl Leases {
 /// What asking for them came to.
 pub(super) enum Acquired {
     Granted(Leases),
-    /// Somebody holds that one.
+    /// Somebody holds that one, or waits for it in front of us.
     Busy {
         resource: Resource,
         held: HeldLease,
@@ -97,18 +99,43 @@ pub(crate) struct Want<'a> {
     pub(crate) terms: Terms,
     /// Who wants it.
     pub(crate) note: Holder,
+    /// Our place in the lane, if we are to wait.
+    pub(crate) ticket: Option<Ticket>,
 }
 
 impl Want<'_> {
     /// Asks once.
     pub(crate) fn ask(&self) -> Result<Attempt> {
-        let (resource, slots, lease) = (self.resource, self.slots, self.terms.lease);
-        lock(self.connection).call(|session| session.acquire(resource, slots, lease, &self.note))
+        let (resource, slots, lease, ticket) = (self.resource, self.slots, self.terms.lease, self.ticket.as_ref());
+        lock(self.connection).call(|session| session.acquire_in_turn(resource, slots, lease, &self.note, ticket))
+    }
+
+    /// Gives the ticket back, so that those behind us need not wait until it is over.
+    pub(crate) fn leave(&self) {
+        if let Some(ticket) = &self.ticket {
+            let _ = lock(self.connection).call(|session| session.leave(self.resource, ticket));
+        }
     }
 
     /// Waits for what somebody else has, while `ours` are kept. TERM, INT and HUP end the wait, if they are deferred.
     /// `still_held`: called whenever somebody turns out to have it.
     pub(crate) fn wait(
+        &self,
+        held: HeldLease,
+        until: Until,
+        ours: &mut [Lease],
+        still_held: &dyn Fn() -> Result<()>,
+    ) -> Result<Result<Lease, Not>> {
+        let waited = self.wait_in_lane(held, until, ours, still_held);
+        match &waited {
+            // Who cannot reach the server would only wait for it once more.
+            Ok(Ok(_)) | Err(Error::Server { .. }) => {}
+            Ok(Err(_)) | Err(_) => self.leave(),
+        }
+        waited
+    }
+
+    fn wait_in_lane(
         &self,
         mut held: HeldLease,
         until: Until,
@@ -132,7 +159,7 @@ impl Want<'_> {
             } else {
                 let (resource, slice) = (self.resource, left.min(SLICE));
                 let heard = lock(self.connection).call(|session| session.wait_for_release(resource, slice))?;
-                heard || !std::mem::replace(&mut is_heard, true) || asked.elapsed() >= held.left.min(ASK_AGAIN)
+                heard || !std::mem::replace(&mut is_heard, true) || asked.elapsed() >= held.left.min(Ticket::RENEWAL)
             };
             if may_be_free {
                 match self.ask()? {
@@ -205,6 +232,10 @@ impl Asking<'_> {
             slots: if is_job { self.options.slots } else { 1 },
             terms: self.terms,
             note: Holder::note(self.ledger.identity(), self.ledger.now()),
+            ticket: match until {
+                Until::Now => None,
+                _ => Some(Ticket::new(is_job && self.options.policy == Policy::Replace)?),
+            },
         };
         let held = match want.ask()? {
             Attempt::Granted(lease) => return Ok(Ok(lease)),
@@ -212,17 +243,18 @@ impl Asking<'_> {
         };
         let lock = Self::lock_name(resource);
         if want.slots == 1 && self.held.contains(&lock, held.holder.fence) {
+            want.leave();
             return Ok(Err(Not::Nested));
         }
         if until == Until::Now {
             return Ok(Err(Not::Busy(held)));
         }
-        (self.announce)(&lock, Some(&held.holder));
+        (self.announce)(&lock, Some(&held.holder).filter(|_| !held.is_awaited));
         // Whoever holds it by then: a run that has yet to record its start, or one that waited before us.
         let ask = || {
             if is_job && self.options.policy == Policy::Replace { self.ask_for_an_end() } else { Ok(()) }
         };
-        ask()?;
+        ask().inspect_err(|_| want.leave())?;
         want.wait(held, until, ours, &ask)
     }
 

@@ -276,20 +276,18 @@ impl LeasedRun<'_> {
         pause(&signals, self.options.jitter.mul_f64(fastrand::f64())).map_err(failed)
     }
 
-    /// Somebody else has the lease: it may run the very tick that this run is for.
+    /// Somebody else has the lease, or is to have it before us: it may run the very tick that this run is for.
     fn busy(&self, ledger: &ServerLedger<'_>, resource: &Resource, held: HeldLease, waited: Duration) -> Done {
-        let holder = held.holder;
+        let HeldLease { holder: who, is_awaited, .. } = held;
         let what = match resource {
+            Resource::Job(_) if is_awaited => "others wait for it, the first".to_owned(),
             Resource::Job(_) => "it is running already".to_owned(),
-            Resource::Lock(name) | Resource::File(name) | Resource::Named(name) => format!("lock {name} is held"),
+            other if is_awaited => format!("others wait for lock {}, the first", other.name()),
+            other => format!("lock {} is held", other.name()),
         };
-        let why = format!(
-            "{what} on {} (since {}, pid {}: {})",
-            holder.host,
-            rfc3339(holder.since),
-            holder.pid,
-            holder.command
-        );
+        let why = format!("{what} on {} (since {}, pid {}: {})", who.host, rfc3339(who.since), who.pid, who.command);
+        // Who waits is no holder.
+        let holder = (!is_awaited).then_some(who);
         let skipped = (Outcome::Skipped, why, self.options.conflict_exit_code);
         let mut told = skipped.clone();
         let recorded = ledger.observe_at(&mut |totals, now| {
@@ -299,11 +297,11 @@ impl LeasedRun<'_> {
                 None => skipped.clone(),
             };
             let (outcome, reason, _) = told.clone();
-            vec![Event::NotRun(self.non_run(totals.next_run(), outcome, reason, Some(holder.clone()), waited))]
+            vec![Event::NotRun(self.non_run(totals.next_run(), outcome, reason, holder.clone(), waited))]
         });
         let warnings = recorded.err().map(|e| format!("not recorded: {e}")).into_iter().collect();
         let (outcome, why, code) = told;
-        Done { outcome, code, why: Some(why), holder: Some(holder), warnings }
+        Done { outcome, code, why: Some(why), holder, warnings }
     }
 
     /// Records that there was no run.

@@ -9,7 +9,10 @@
 //!    lost its tables starts above every fence that it ever gave, and does not give one twice.
 //! 2. Renewal and release name the token, in the condition of the one statement that does it; an expired lease is not
 //!    renewed, although nobody else may have it: its holder has counted on losing it.
-//! 3. All of it is one message, without a moment in which the client could be stopped while it holds a row. When the
+//! 3. Between the lock of the resource's row and the commit it also looks at the lane ([`super::lane`]): no slot is granted to who
+//!    has somebody in front, and who is refused and waits has its ticket before anybody else can ask. It waits outside: no
+//!    transaction is open while it does.
+//! 4. All of it is one message, without a moment in which the client could be stopped while it holds a row. When the
 //!    connection breaks, nobody knows whether the lease was granted; it expires by itself.
 //!
 //! A release notifies (`NOTIFY`) who listens. Through a pooler nobody hears it, and a holder that dies releases nothing;
@@ -20,6 +23,7 @@ use std::time::Duration;
 use super::{
     PostgresSession,
     failure::changed,
+    lane::Lane,
     literal::literal,
     row::{Row, Unexpected},
     schema::{FITS, with_tables, with_tables_if_any},
@@ -29,20 +33,22 @@ use crate::{
     clock::BootTime,
     error::{Error, Result},
     lock::{Fence, Holder},
-    store::{Attempt, HeldLease, Lease, LeaseView, Resource, Token},
+    store::{Attempt, HeldLease, Lease, LeaseView, Resource, Ticket, Token},
 };
 
-/// The channel on which releases are told, with the resource for a payload.
-const CHANNEL: &str = "triplock_released";
+/// The channel on which releases are told, and tickets that are given back, with the resource for a payload.
+pub(super) const CHANNEL: &str = "triplock_released";
 
 /// For how long a waiter sleeps at most.
 const NAP: Duration = Duration::from_secs(1);
 
-/// A lease's columns, as [`held`] reads them.
-const HELD: &str = "slot, holder, fence, \
-     greatest(0, (extract(epoch FROM expires - clock_timestamp()) * 1000000)::bigint) AS left";
+/// How long something lasts that expires.
+const LEFT: &str = "greatest(0, (extract(epoch FROM expires - clock_timestamp()) * 1000000)::bigint) AS left";
 
-fn interval(time: Duration) -> String {
+/// A lease's columns but the last, [`LEFT`], as [`held`] reads them.
+const HELD: &str = "slot, holder, fence";
+
+pub(super) fn interval(time: Duration) -> String {
     format!("interval '{} microseconds'", time.as_micros())
 }
 
@@ -52,18 +58,21 @@ pub(super) fn acquire(
     slots: u32,
     ttl: Duration,
     holder: &Holder,
+    ticket: Option<&Ticket>,
 ) -> Result<Attempt> {
     let client = &mut session.client;
     let token = Token::new().map_err(|e| Error::io("get randomness from", "getrandom(2)", e))?;
     let key = literal(resource.key());
     let note = literal(serde_json::to_string(holder).expect("a note is plain data"));
+    let lane = Lane { key: &key, note: &note, ticket };
     let mut script = Script::short_transaction(client);
     script.add(format_args!("INSERT INTO triplock.resources (resource) VALUES ({key}) ON CONFLICT DO NOTHING"));
     script.add(format_args!("SELECT fence FROM triplock.resources WHERE resource = {key} FOR UPDATE"));
     let granted = script.add(format_args!(
         "WITH free AS (SELECT slot FROM generate_series(1, {slots}) slot WHERE NOT EXISTS (\
          SELECT FROM triplock.leases WHERE resource = {key} AND leases.slot = slot.slot \
-         AND expires > clock_timestamp()) ORDER BY slot LIMIT 1), \
+         AND expires > clock_timestamp()) AND NOT EXISTS (SELECT FROM triplock.tickets WHERE {}) \
+         ORDER BY slot LIMIT 1), \
          fenced AS (UPDATE triplock.resources \
          SET fence = greatest(fence + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) \
          WHERE resource = {key} AND EXISTS (SELECT FROM free) RETURNING fence) \
@@ -71,13 +80,16 @@ pub(super) fn acquire(
          SELECT {key}, slot, {}, fence, clock_timestamp() + {}, {note} FROM free, fenced \
          ON CONFLICT (resource, slot) DO UPDATE SET token = excluded.token, fence = excluded.fence, \
          expires = excluded.expires, holder = excluded.holder RETURNING slot, fence",
+        lane.before_us(),
         literal(token.as_str()),
         interval(ttl),
     ));
+    lane.take(&mut script, &token, slots);
     let others = script.add(format_args!(
-        "SELECT {HELD} FROM triplock.leases WHERE resource = {key} AND slot <= {slots} \
+        "SELECT {HELD}, {LEFT}, count(*) OVER () AS slots FROM triplock.leases WHERE resource = {key} AND slot <= {slots} \
          AND expires > clock_timestamp() ORDER BY expires LIMIT 1"
     ));
+    let in_front = script.add(lane.in_front(&format!("0 AS slot, holder, 0 AS fence, {LEFT}")));
     script.add("COMMIT");
     // A second attempt, after the tables were made, grants no more time than the first.
     let deadline = BootTime::now() + ttl;
@@ -87,12 +99,18 @@ pub(super) fn acquire(
             let (slot, fence) = (row.get(0)?, Fence(row.get(1)?));
             return Ok(Some(Attempt::Granted(Lease { resource: resource.clone(), slot, token, fence, ttl, deadline })));
         }
-        answers.row(others).map(held).transpose().map(|held| held.map(Attempt::Held))
+        if let Some(row) = answers.row(others) {
+            if row.get::<u32>(4)? >= slots {
+                return Ok(Some(Attempt::Held(held(row)?)));
+            }
+        }
+        let awaited = |row| Ok(Attempt::Held(HeldLease { is_awaited: true, ..held(row)? }));
+        answers.row(in_front).map(awaited).transpose()
     };
     match read().map_err(|why: Unexpected| changed(client.server(), &why))? {
         Some(attempt) => Ok(attempt),
-        // The last one expired between the two statements.
-        None => acquire(session, resource, slots, ttl, holder),
+        // One was released, or expired, between the two statements; or who was in front of us gave up.
+        None => acquire(session, resource, slots, ttl, holder, ticket),
     }
 }
 
@@ -100,7 +118,7 @@ fn held(row: &Row) -> Result<HeldLease, Unexpected> {
     let note = row.text(1)?;
     let holder: Holder = serde_json::from_str(note).map_err(|e| format!("holder is not a note ({e})"))?;
     let holder = Holder { fence: Fence(row.get(2)?), ..holder };
-    Ok(HeldLease { slot: row.get(0)?, holder, left: Duration::from_micros(row.get(3)?) })
+    Ok(HeldLease { slot: row.get(0)?, holder, left: Duration::from_micros(row.get(3)?), is_awaited: false })
 }
 
 /// The condition for a row to be that of a lease.
@@ -151,6 +169,7 @@ pub(super) fn forget(session: &mut PostgresSession, resource: &Resource) -> Resu
     let key = literal(resource.key());
     let mut script = Script::short_transaction(client);
     script.add(format_args!("SELECT FROM triplock.resources WHERE resource = {key} FOR UPDATE"));
+    script.add(format_args!("DELETE FROM triplock.tickets WHERE resource = {key}"));
     script.add(format_args!("DELETE FROM triplock.leases WHERE resource = {key}"));
     script.add(format_args!("DELETE FROM triplock.resources WHERE resource = {key}"));
     if let Resource::Named(name) = resource {
@@ -164,7 +183,7 @@ pub(super) fn leases(session: &mut PostgresSession) -> Result<Vec<LeaseView>> {
     let client = &mut session.client;
     let mut script = Script::new();
     let found = script.add(format_args!(
-        "SELECT {HELD}, resource, {FITS} FROM triplock.leases WHERE expires > clock_timestamp() ORDER BY resource, slot"
+        "SELECT {HELD}, {LEFT}, resource, {FITS} FROM triplock.leases WHERE expires > clock_timestamp() ORDER BY resource, slot"
     ));
     let answers = with_tables_if_any(client, |client| script.send(client).map(Some))?;
     let view = |row: &Row| {

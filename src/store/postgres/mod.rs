@@ -13,6 +13,7 @@ mod draft;
 mod facts;
 mod failure;
 mod holder;
+mod lane;
 mod leases;
 mod ledgers;
 mod literal;
@@ -22,6 +23,8 @@ mod row;
 mod row_lock;
 mod schema;
 mod script;
+#[cfg(test)]
+pub(super) mod tests;
 mod trips;
 
 use std::time::Duration;
@@ -29,7 +32,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use self::{client::Client, failure::changed, row::NOW};
-use super::{Append, Attempt, Lease, LeaseView, LedgerHead, Resource, ServerFacts, Session, StoreUrl};
+use super::{Append, Attempt, Lease, LeaseView, LedgerHead, Resource, ServerFacts, Session, StoreUrl, Ticket};
 use crate::{
     booking::{Roster, Totals},
     error::Result,
@@ -79,8 +82,19 @@ impl Session for PostgresSession {
         trips::roster(&mut self.client, trip)
     }
 
-    fn acquire(&mut self, resource: &Resource, slots: u32, ttl: Duration, holder: &Holder) -> Result<Attempt> {
-        leases::acquire(self, resource, slots, ttl, holder)
+    fn acquire_in_turn(
+        &mut self,
+        resource: &Resource,
+        slots: u32,
+        ttl: Duration,
+        holder: &Holder,
+        ticket: Option<&Ticket>,
+    ) -> Result<Attempt> {
+        leases::acquire(self, resource, slots, ttl, holder, ticket)
+    }
+
+    fn leave(&mut self, resource: &Resource, ticket: &Ticket) -> Result<bool> {
+        lane::leave(self, resource, ticket)
     }
 
     fn wait_for_release(&mut self, resource: &Resource, at_most: Duration) -> Result<bool> {

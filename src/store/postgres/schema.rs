@@ -18,12 +18,12 @@ use super::{
 use crate::error::{Result, ServerTrouble};
 
 /// What makes each version of the version before it; the first one, of nothing.
-const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema.sql"), include_str!("schema-2.sql")];
 
 /// A column of any statement, which fails ("division by zero") when the tables are of another version than ours. So no
 /// statement of a transaction that has it is committed then, and it costs no round trip.
 pub(super) const FITS: &str =
-    "1 / (coalesce((SELECT max(version) FROM triplock.migrations), 0) = 1)::int AS version_fits";
+    "1 / (coalesce((SELECT max(version) FROM triplock.migrations), 0) = 2)::int AS version_fits";
 
 /// The key of the advisory lock: "triplock" as a number.
 const LOCK: i64 = i64::from_be_bytes(*b"triplock");

@@ -10,8 +10,12 @@
 //! | `triplock:{jobs/nightly}:head` | hash: `format`, `fence`, `slots`, `revision`, `totals` |
 //! | `triplock:{jobs/nightly}:entries` | stream: the ledger, an entry `N-0` for the N-th |
 //! | `triplock:{jobs/nightly}:lease:N` | whoever holds slot N |
-//! | `triplock:{jobs/nightly}:released` | channel: a lease of the name was given back |
+//! | `triplock:{jobs/nightly}:lane` | sorted set: who waits for a lease of the name, ticket → place |
+//! | `triplock:{jobs/nightly}:tickets` | hash: ticket → when it is over (µs) and the note of who waits; `last`: the last number |
+//! | `triplock:{jobs/nightly}:released` | channel: a lease of the name was given back, or a ticket |
 //! | `triplock:names` | set: every `trips/1`, `jobs/nightly` … that there may be |
+//!
+//! Lane and tickets expire with the last ticket that was renewed.
 //!
 //! The format is one for each name, not one for the store: it is read with the head that every script reads anyway, and
 //! two versions may share a server as long as they do not touch the same name.
@@ -81,6 +85,19 @@ impl Keys {
 
     pub(super) fn lease(&self, slot: u32) -> String {
         format!("triplock:{{{}}}:lease:{slot}", self.tag)
+    }
+
+    pub(super) fn lane(&self) -> String {
+        self.key("lane")
+    }
+
+    pub(super) fn tickets(&self) -> String {
+        self.key("tickets")
+    }
+
+    /// What a lease is asked for with: head, lane and tickets, then the lease of each slot.
+    pub(super) fn all(&self, slots: u32) -> Vec<String> {
+        [self.head(), self.lane(), self.tickets()].into_iter().chain((1..=slots).map(|slot| self.lease(slot))).collect()
     }
 
     pub(super) fn entries(&self) -> String {

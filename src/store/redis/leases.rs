@@ -2,6 +2,9 @@
 //!
 //! A lease's key holds `TOKEN FENCE NOTE`: 32 digits, a number, and the holder's note as JSON. The fence stands outside
 //! the note, because the script gives it.
+//!
+//! Who waits stands in the lane, a sorted set of tickets ([`crate::store`]'s tickets say why). Who is first, whether its time
+//! is over, and to whom a slot is given, one script decides; where nobody waits, that costs it one look at an empty lane.
 
 use std::time::Duration;
 
@@ -11,7 +14,7 @@ use super::{
     RedisSession, command,
     keys::{Keys, NAMES},
     open, reply,
-    script::{ACQUIRE, FORGET, RELEASE, RENEW},
+    script::{ACQUIRE, FORGET, LEAVE, RELEASE, RENEW},
     trips::check_format,
     trouble::Failure,
 };
@@ -19,7 +22,7 @@ use crate::{
     clock::BootTime,
     error::{Error, Result, ServerTrouble},
     lock::{Fence, Holder},
-    store::{Attempt, HeldLease, Lease, LeaseView, Resource, Token},
+    store::{Attempt, HeldLease, Lease, LeaseView, Resource, Ticket, Token},
 };
 
 pub(super) fn acquire(
@@ -28,13 +31,15 @@ pub(super) fn acquire(
     slots: u32,
     ttl: Duration,
     holder: &Holder,
+    ticket: Option<&Ticket>,
 ) -> Result<Attempt> {
     let keys = Keys::of(resource);
-    let names: Vec<String> = [keys.head()].into_iter().chain((1..=slots).map(|slot| keys.lease(slot))).collect();
     let token = Token::new().map_err(|e| Error::io("get randomness from", "getrandom(2)", e))?;
     let note = serde_json::to_string(holder).expect("a note is plain data");
-    let mut call = ACQUIRE.call(&names);
+    let mut call = ACQUIRE.call(&keys.all(slots));
     call.arg(crate::FORMAT).arg(token.as_str()).arg(millis(ttl)).arg(note);
+    call.arg(ticket.map_or("", |ticket| ticket.token.as_str())).arg(millis(Ticket::TTL));
+    call.arg(if ticket.is_some_and(|ticket| ticket.is_urgent) { "urgent" } else { "" }).arg(keys.released());
     let first = command("SADD", [NAMES, keys.tag()]);
     // From before the request is sent, so that our time is over before the server's.
     let deadline = BootTime::now() + ttl;
@@ -54,6 +59,9 @@ pub(super) fn acquire(
             for slot in 1..=slots.min(crate::job::Options::MAX_SLOTS) {
                 let _ = release(session, &lease(slot, Fence(0)));
             }
+            if let Some(ticket) = ticket {
+                let _ = leave(session, resource, ticket);
+            }
             Err(too_few(session, &why))
         }
     }
@@ -67,7 +75,10 @@ fn attempt(reply: Value, lease: impl Fn(u32, Fence) -> Lease) -> Result<Attempt,
     let what = reply::text(next())?;
     match &*word {
         "granted" => Ok(Attempt::Granted(lease(slot, Fence(reply::number(&what)?)))),
-        _ => held(slot, &what, reply::integer(&next())?).map(Attempt::Held),
+        word => {
+            let held = held(slot, &what, reply::integer(&next())?)?;
+            Ok(Attempt::Held(HeldLease { is_awaited: word == "awaited", ..held }))
+        }
     }
 }
 
@@ -79,7 +90,8 @@ pub(super) fn held(slot: u32, lease: &str, left: i64) -> Result<HeldLease, Failu
     // -1: it never expires.
     match (fence, holder, u64::try_from(left)) {
         (Some(fence), Some(holder), Ok(left)) => {
-            Ok(HeldLease { slot, holder: Holder { fence: Fence(fence), ..holder }, left: Duration::from_millis(left) })
+            let (holder, left) = (Holder { fence: Fence(fence), ..holder }, Duration::from_millis(left));
+            Ok(HeldLease { slot, holder, left, is_awaited: false })
         }
         _ => Err(Failure::Senseless(
             "a lease that triplock did not make; find out who did, then remove its key".to_owned(),
@@ -108,6 +120,16 @@ pub(super) fn release(session: &mut RedisSession, lease: &Lease) -> Result<bool,
     Ok(reply::integer(&reply.unwrap_or_default())? == 1)
 }
 
+/// Gives a ticket back, and stops listening.
+pub(super) fn leave(session: &mut RedisSession, resource: &Resource, ticket: &Ticket) -> Result<bool, Failure> {
+    session.listener = None;
+    let keys = Keys::of(resource);
+    let mut call = LEAVE.call(&[keys.lane(), keys.tickets()]);
+    call.arg(ticket.token.as_str()).arg(keys.released());
+    let reply = session.run(None, &LEAVE, call, false)?;
+    Ok(reply::integer(&reply.unwrap_or_default())? == 1)
+}
+
 /// A trip's head and a ledger's stay, whatever was leased under the name.
 pub(super) fn forget(session: &mut RedisSession, resource: &Resource) -> Result<(), Failure> {
     let keys = Keys::of(resource);
@@ -115,8 +137,7 @@ pub(super) fn forget(session: &mut RedisSession, resource: &Resource) -> Result<
         Some(slots) => reply::number::<u32>(&slots)?,
         None => 0,
     };
-    let names: Vec<String> = [keys.head()].into_iter().chain((1..=slots).map(|slot| keys.lease(slot))).collect();
-    let reply = session.run(None, &FORGET, FORGET.call(&names), false)?;
+    let reply = session.run(None, &FORGET, FORGET.call(&keys.all(slots)), false)?;
     if reply::integer(&reply.unwrap_or_default())? == 1 {
         session.ask_one(command("SREM", [NAMES, keys.tag()]))?;
     }

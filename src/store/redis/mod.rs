@@ -36,7 +36,7 @@ mod place;
 mod reply;
 mod script;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod trips;
 mod trouble;
 mod wire;
@@ -52,7 +52,7 @@ use self::{
     trouble::{Failure, unreachable_because},
     wire::Wire,
 };
-use super::{Append, Attempt, Lease, LeaseView, LedgerHead, Resource, ServerFacts, Session, StoreUrl, tls};
+use super::{Append, Attempt, Lease, LeaseView, LedgerHead, Resource, ServerFacts, Session, StoreUrl, Ticket, tls};
 use crate::{
     booking::{Roster, Totals},
     error::{Error, Result, ServerTrouble},
@@ -229,8 +229,19 @@ impl Session for RedisSession {
         trips::roster(self, trip).map_err(self.error())
     }
 
-    fn acquire(&mut self, resource: &Resource, slots: u32, ttl: Duration, holder: &Holder) -> Result<Attempt> {
-        leases::acquire(self, resource, slots, ttl, holder)
+    fn acquire_in_turn(
+        &mut self,
+        resource: &Resource,
+        slots: u32,
+        ttl: Duration,
+        holder: &Holder,
+        ticket: Option<&Ticket>,
+    ) -> Result<Attempt> {
+        leases::acquire(self, resource, slots, ttl, holder, ticket)
+    }
+
+    fn leave(&mut self, resource: &Resource, ticket: &Ticket) -> Result<bool> {
+        leases::leave(self, resource, ticket).map_err(self.error())
     }
 
     fn wait_for_release(&mut self, resource: &Resource, at_most: Duration) -> Result<bool> {

@@ -16,6 +16,7 @@ pub(super) struct Script {
 
 pub(super) static SUBMIT: Script = Script::new(include_str!("submit.lua"));
 pub(super) static ACQUIRE: Script = Script::new(include_str!("acquire.lua"));
+pub(super) static LEAVE: Script = Script::new(include_str!("leave.lua"));
 pub(super) static RENEW: Script = Script::new(include_str!("renew.lua"));
 pub(super) static RELEASE: Script = Script::new(include_str!("release.lua"));
 pub(super) static FORGET: Script = Script::new(include_str!("forget.lua"));

@@ -1,6 +1,7 @@
 //! The session against a real server.
 
 mod facts;
+mod lane;
 mod leases;
 mod ledgers;
 mod properties;
@@ -22,14 +23,14 @@ use crate::{
 };
 
 /// A Redis that only this test knows: it listens on a socket in a directory of its own, and ends with the test's thread.
-struct Server {
+pub(in crate::store) struct Server {
     directory: TempDir,
     process: Child,
 }
 
 impl Server {
     /// `None` where none is installed: the integration tests say so out loud.
-    fn start() -> Option<Self> {
+    pub(in crate::store) fn start() -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "redis-server", "--port", "0", "--save", "", "--unixsocket"]);
@@ -48,12 +49,12 @@ impl Server {
         Some(server)
     }
 
-    fn session(&self) -> Box<dyn Session> {
+    pub(in crate::store) fn session(&self) -> Box<dyn Session> {
         let url: StoreUrl = format!("redis+unix://{}/socket", self.directory.path().display()).parse().unwrap();
         connect(&url, Duration::from_secs(30)).unwrap()
     }
 
-    fn cli(&self, words: &[&str]) -> String {
+    pub(in crate::store) fn cli(&self, words: &[&str]) -> String {
         let socket = self.directory.path().join("socket");
         let output = Command::new("redis-cli").arg("-s").arg(socket).args(words).output().unwrap();
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
