@@ -143,16 +143,20 @@ fn take_back(queue: &Queue, request: &Request, why: Error) -> Error {
     why
 }
 
-/// A run can follow those only that were queued before it; so no two ever wait for each other.
+/// A run can follow those only that were queued before it; so no two ever wait for each other. One that was not queued is known
+/// to be over by its line in the ledger alone, so it must be there already.
 fn must_be_known(state: &StateDir, run: &LaneRun) -> Result<()> {
-    let no_such_run = |why: &str| Error::NoSuchRun { run: run.clone(), why: why.to_owned() };
     let known = JobFiles::directory(state)?.map(|jobs| view(&JobFiles::new(jobs, run.lane.clone()), run.run));
-    match known.transpose()?.flatten() {
-        Some(_) => Ok(()),
-        None => Err(no_such_run(
-            "a run can follow only what was queued or run before it (so none can wait for itself); `triplock history` shows those",
-        )),
-    }
+    let why = match known.transpose()?.flatten() {
+        None => {
+            "a run can follow only what was queued before it (so none can wait for itself); `triplock history` shows those"
+        }
+        Some(view) if view.queued.is_none() && view.outcome.is_none() => {
+            "it was not queued, and its end is not recorded yet; a run can follow only what was queued, or is over"
+        }
+        Some(_) => return Ok(()),
+    };
+    Err(Error::NoSuchRun { run: run.clone(), why: why.to_owned() })
 }
 
 pub(super) fn command_line(command: &[OsString]) -> String {

@@ -63,9 +63,11 @@ impl Pending {
         // `+7` and `07` are numbers, and no names of ours.
         (pending.file_name() == format!("{name}.{suffix}")).then_some(pending)
     }
+}
 
-    pub(super) fn place(self) -> Place {
-        Place { ticket: self.ticket, run: self.run.0 }
+impl From<Pending> for Place {
+    fn from(pending: Pending) -> Self {
+        Self { ticket: pending.ticket, run: pending.run.0 }
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::lane_queue::Pending;
 use crate::{
     dir::Dir,
     error::{Error, Result},
@@ -145,6 +146,17 @@ impl Request {
             return Err(Error::cannot_create(dir.path_of(name), e));
         }
         Ok(file)
+    }
+
+    /// Reads that of a run that stands in a lane, as [`Request::read`] does; one that is another run's is refused.
+    pub(super) fn of(dir: &Dir, pending: Pending) -> Result<Option<Self>> {
+        let name = pending.file_name();
+        match Self::read(dir, &name)? {
+            Some(request) if Place::from(pending) != request.place() => {
+                Err(Error::Corrupt { path: dir.path_of(&name), offset: 0, why: "it is another run's".to_owned() })
+            }
+            read => Ok(read),
+        }
     }
 
     /// Reads one that this user made; `None` when there is none of that name.

@@ -54,7 +54,7 @@ fn give_processes(state: &StateDir, queue: &Queue, resumed: &mut Resumed) -> Res
     let pending = queue.pending()?;
     let waiting: BTreeSet<_> = queue.waiting(&pending)?.into_iter().collect();
     for pending in pending {
-        let Some(ticket) = queue.lane()?.take_again(pending.place())? else { continue };
+        let Some(ticket) = queue.lane()?.take_again(pending.into())? else { continue };
         if !waiting.contains(&pending) {
             // It did not stand there at the beginning. What came since has a process; what is left is a leftover.
             queue.strand(&[pending], "its process is gone")?;
@@ -73,7 +73,7 @@ fn give_processes(state: &StateDir, queue: &Queue, resumed: &mut Resumed) -> Res
 
 /// `false` when it was cancelled meanwhile.
 fn give_a_process(state: &StateDir, queue: &Queue, pending: Pending, ticket: &Ticket) -> Result<bool> {
-    let Some(request) = Request::read(&queue.dir, &pending.file_name())? else { return Ok(false) };
+    let Some(request) = Request::of(&queue.dir, pending)? else { return Ok(false) };
     queue.mark(pending, false)?;
     waiter::launch(state, queue.name(), &request, ticket)?;
     Ok(true)

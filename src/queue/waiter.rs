@@ -42,10 +42,10 @@ pub(crate) fn adopt(state: &StateDir, run: &crate::job::LaneRun, lane_fd: i32) -
     let pending = queue.pending()?;
     let at = pending.iter().position(|pending| pending.run == run.run).ok_or_else(gone)?;
     // Whom to wait for first, so that not everybody who is resumed waits for the same one.
-    let before = at.checked_sub(1).map(|before| pending[before].place());
+    let before = at.checked_sub(1).map(|before| pending[before].into());
     let pending = pending[at];
-    let request = Request::read(&queue.dir, &pending.file_name())?.ok_or_else(gone)?;
-    let ticket = Ticket::inherited(&queue.files.dir, queue.name().as_str(), (pending.place(), before), lane_fd)?;
+    let request = Request::of(&queue.dir, pending)?.ok_or_else(gone)?;
+    let ticket = Ticket::inherited(&queue.files.dir, queue.name().as_str(), (pending.into(), before), lane_fd)?;
     let path = state.path().to_owned();
     let directory = request.directory();
     if let Err(e) = std::env::set_current_dir(&directory) {
