@@ -1,12 +1,13 @@
 //! The command lines that machines write by the thousand, read without the general parser.
 //!
 //! A booking in a process of its own, or a job that cron starts, takes about half a millisecond, and building the
-//! general parser is a sixth of that. So the plain spelling of `book`, `cancel` and `run` (each value a word of its own,
+//! general parser is a sixth of that. So the plain spelling of `book`, `cancel`, `run` and `queue add` (each value a word of its own,
 //! each option at most once) is read here. Anything else, and anything that is wrong, is left to the general parser,
 //! whose errors and help are the only ones. Property tests hold the two against each other: what is understood here
 //! means the same there.
 
 mod booking;
+mod queue;
 mod run;
 
 use std::ffi::OsString;
@@ -25,6 +26,7 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Cli
     let command = match command.to_str()? {
         "book" => Command::Book(booking::book(&mut global, arguments)?),
         "cancel" => Command::Cancel(booking::cancel(&mut global, arguments)?),
+        "queue" => Command::Queue(queue::queue(&mut global, arguments)?),
         "run" => Command::Run(Box::new(run::run(&mut global, arguments)?)),
         _ => return None,
     };
@@ -104,6 +106,8 @@ mod tests {
             "--state-dir /s -q book 1 --student 7 --seats 3 -w 0.3 --request-id r",
             "cancel 1 --student 7 -n --json",
             "run J -- true",
+            "queue add L -- true",
+            "queue add L --slots 2 --after L/1 --after m/2 --even-if-failed -k 5 --json sh -c x",
             "run J true",
             "run J",
             "-q run J -n --state-dir /s -- sh -c x",

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use super::{
     super::{
         duration,
-        run::{Run, RunOptions, exit_codes},
+        run::{CourseOptions, Run, RunOptions, exit_codes},
     },
     GlobalWords, once, value,
 };
@@ -54,42 +54,49 @@ fn set(options: &mut RunOptions, option: &str, text: &str) -> Option<()> {
         "-w" | "--wait" => once(&mut options.wait, duration(text).ok()?),
         "-E" | "--conflict-exit-code" => once(&mut options.conflict_exit_code, settings::exit_code(text).ok()?),
         "--stop-exit-code" => once(&mut options.stop_exit_code, settings::exit_code(text).ok()?),
-        "--slots" => once(&mut options.course.slots, settings::slots(text).ok()?),
-        "--lock" => {
-            options.course.locks.push(text.parse().ok()?);
-            Some(())
-        }
-        "--time-limit" => once(&mut options.course.time_limit, settings::time(text).ok()?),
-        "-k" | "--kill-after" => once(&mut options.course.kill_after, duration(text).ok()?),
-        "--signal" => once(&mut options.course.signal, signal::parse(text).ok()?),
-        "--retries" => once(&mut options.course.retries, settings::count(text).ok()?),
-        "--retry-delay" => once(&mut options.course.retry_delay, duration(text).ok()?),
-        "--retry-backoff" => once(&mut options.course.retry_backoff, settings::backoff(text).ok()?),
-        "--retry-max-delay" => once(&mut options.course.retry_max_delay, duration(text).ok()?),
-        "--ok-exit" => once(&mut options.course.ok_exit, exit_codes(text).ok()?),
-        "--once-per" => once(&mut options.course.once_per, settings::time(text).ok()?),
         "--jitter" => once(&mut options.jitter, duration(text).ok()?),
         "--lease" => once(&mut options.lease, settings::lease(text).ok()?),
         "--tick" => once(&mut options.tick, settings::tick(text).ok()?),
-        "--hold" => once(&mut options.course.hold, crate::job::Hold::from_word(text)?),
         "--output" => once(&mut options.output, crate::job::OutputMode::from_word(text)?),
-        "--keep-runs" => once(&mut options.course.keep_runs, settings::count(text).ok()?),
-        "--log-limit" => once(&mut options.course.log_limit, settings::bytes(text).ok()?),
+        _ => set_course(&mut options.course, option, text),
+    }
+}
+
+/// The same of what a queued run takes as well.
+pub(super) fn set_course(options: &mut CourseOptions, option: &str, text: &str) -> Option<()> {
+    match option {
+        "--slots" => once(&mut options.slots, settings::slots(text).ok()?),
+        "--lock" => {
+            options.locks.push(text.parse().ok()?);
+            Some(())
+        }
+        "--time-limit" => once(&mut options.time_limit, settings::time(text).ok()?),
+        "-k" | "--kill-after" => once(&mut options.kill_after, duration(text).ok()?),
+        "--signal" => once(&mut options.signal, signal::parse(text).ok()?),
+        "--retries" => once(&mut options.retries, settings::count(text).ok()?),
+        "--retry-delay" => once(&mut options.retry_delay, duration(text).ok()?),
+        "--retry-backoff" => once(&mut options.retry_backoff, settings::backoff(text).ok()?),
+        "--retry-max-delay" => once(&mut options.retry_max_delay, duration(text).ok()?),
+        "--ok-exit" => once(&mut options.ok_exit, exit_codes(text).ok()?),
+        "--once-per" => once(&mut options.once_per, settings::time(text).ok()?),
+        "--hold" => once(&mut options.hold, crate::job::Hold::from_word(text)?),
+        "--keep-runs" => once(&mut options.keep_runs, settings::count(text).ok()?),
+        "--log-limit" => once(&mut options.log_limit, settings::bytes(text).ok()?),
         "--config" if text.is_empty() => None,
-        "--config" => once(&mut options.course.config, text.into()),
+        "--config" => once(&mut options.config, text.into()),
         _ => None,
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::super::tests::{is_plain, words};
     use super::*;
 
     /// Each option that has a value, with two that are good.
-    const VALUES: [(&str, [&str; 2]); 25] = [
+    pub(super) const VALUES: [(&str, [&str; 2]); 25] = [
         ("--policy", ["skip", "replace"]),
         ("-w", ["0.3", "0"]),
         ("--wait", ["5m", "1d"]),
@@ -116,7 +123,7 @@ mod tests {
         ("--keep-runs", ["0", "7"]),
         ("--log-limit", ["64k", "16384"]),
     ];
-    const OTHERS: [&str; 24] = [
+    pub(super) const OTHERS: [&str; 24] = [
         "-n",
         "--nonblock",
         "-o",
@@ -152,7 +159,7 @@ mod tests {
         }
     }
 
-    fn word() -> impl Strategy<Value = Vec<&'static str>> {
+    pub(super) fn word() -> impl Strategy<Value = Vec<&'static str>> {
         prop_oneof![
             3 => (prop::sample::select(&VALUES[..]), 0..2_usize).prop_map(|((option, values), at)| vec![option, values[at]]),
             1 => prop::sample::select(&VALUES[..]).prop_map(|(option, _)| vec![option]),
