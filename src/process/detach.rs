@@ -2,14 +2,48 @@
 #![allow(unsafe_code)]
 
 use std::{
-    io,
-    os::fd::{AsRawFd as _, BorrowedFd},
+    fs::File,
+    io::{self, Read as _},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
+    pipe::{PipeFlags, pipe_with},
 };
+
+/// Tells whoever started processes that all of them have left it ([`detach`]), or are gone.
+///
+/// Until then they belong to its session: when that is a terminal's and its leader ends (`ssh -t HOST triplock …`), the
+/// kernel sends HUP to all in the foreground, and it is the starter that is the leader.
+pub(crate) struct Departure {
+    heard: File,
+    /// Every process that has not left has it.
+    kept: OwnedFd,
+}
+
+impl Departure {
+    pub(crate) fn new() -> io::Result<Self> {
+        let (heard, kept) = pipe_with(PipeFlags::CLOEXEC)?;
+        // Not standard input, output or error, whatever was closed when we were started.
+        let kept = rustix::io::fcntl_dupfd_cloexec(kept, 3)?;
+        Ok(Self { heard: heard.into(), kept })
+    }
+
+    /// What the processes are to inherit.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.kept.as_fd()
+    }
+
+    /// Sleeps until they have left.
+    pub(crate) fn wait(self) {
+        let Self { mut heard, kept } = self;
+        drop(kept);
+        // Nobody writes: this is its end. An error could only mean that it cannot be waited for.
+        let _ = heard.read_to_end(&mut Vec::new());
+    }
+}
 
 /// Becomes the leader of a new session, with /dev/null for standard input, output and error, and with no other descriptor
 /// than that one.

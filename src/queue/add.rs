@@ -8,7 +8,7 @@
 //!    waits and runs. What fails until then is taken back, so nothing is half queued. Forked earlier, it could have run
 //!    what the caller was told is not queued.
 //! 4. The child inherits the ticket, so there is no moment at which nobody has it. It keeps nothing else of the caller's
-//!    ([`crate::process::detach`]).
+//!    ([`crate::process::detach`]), and only then is the caller answered: the end of a terminal would end the child too.
 
 use std::ffi::OsString;
 
@@ -23,7 +23,7 @@ use crate::{
     job::{Event, JobFiles, LaneRun, NotRun, Outcome, Queued, RunId},
     lock::{Ticket, shortened},
     name::Name,
-    process,
+    process::{self, Departure},
 };
 
 /// No more runs stand in one lane: each is a process.
@@ -49,9 +49,15 @@ pub(crate) fn add(state: &StateDir, lane: &Name, request: Request) -> Result<Add
     };
     let run = queue.run(request.run);
     let path = state.path().to_owned();
-    let forked = process::fork(|| waiter::begin(&path, lane, &request, ticket));
+    let forked = Departure::new().and_then(|departure| {
+        process::fork(|| waiter::begin(&path, lane, &request, ticket))?;
+        Ok(departure)
+    });
     match forked {
-        Ok(_) => Ok(Added::Queued(run)),
+        Ok(departure) => {
+            departure.wait();
+            Ok(Added::Queued(run))
+        }
         Err(e) => Err(take_back(&queue, &request, Error::io("start a process for", run.to_string(), e))),
     }
 }
@@ -62,8 +68,15 @@ pub(crate) fn add_again(state: &StateDir, lane: &Name, request: Request) -> Resu
         Ok(placed) => placed,
         Err(full) => return Ok(Added::Full(full)),
     };
-    match waiter::launch(state, lane, &request, &ticket) {
-        Ok(()) => Ok(Added::Queued(queue.run(request.run))),
+    let launched = waiter::departure().and_then(|departure| {
+        waiter::launch(state, lane, &request, &ticket, &departure)?;
+        Ok(departure)
+    });
+    match launched {
+        Ok(departure) => {
+            departure.wait();
+            Ok(Added::Queued(queue.run(request.run)))
+        }
         Err(e) => Err(take_back(&queue, &request, e)),
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     error::Result,
     job::{Event, Look, Place, RunId, remains},
     lock::{Acquire, FileLock, Identity, Missing, Until},
+    process::Departure,
 };
 
 /// What was found and done in one lane.
@@ -36,14 +37,16 @@ pub(crate) fn resume(state: &StateDir, queues: &[Queue]) -> Result<Vec<Resumed>>
         waiting.extend(queue.pending()?.into_iter().map(|pending| (pending, at)));
     }
     waiting.sort_unstable();
+    let departure = waiter::departure()?;
     for (pending, at) in waiting {
-        match start(state, &queues[at], pending) {
+        match start(state, &queues[at], pending, &departure) {
             Ok(true) => resumed[at].started.push(pending.run),
             Ok(false) => {}
             // It is without a process again, which is recorded already, or will be.
             Err(e) => resumed[at].failed.push((pending.run, e.to_string())),
         }
     }
+    departure.wait();
     for (queue, resumed) in queues.iter().zip(&mut resumed) {
         // At last, so that the first in line is the first to start.
         resumed.was_paused = queue.unpause()?;
@@ -52,7 +55,7 @@ pub(crate) fn resume(state: &StateDir, queues: &[Queue]) -> Result<Vec<Resumed>>
 }
 
 /// Gives a run a process, if it has none and is to have one; whether that was so.
-fn start(state: &StateDir, queue: &Queue, pending: Pending) -> Result<bool> {
+fn start(state: &StateDir, queue: &Queue, pending: Pending, departure: &Departure) -> Result<bool> {
     let Some(ticket) = queue.lane()?.take_again(pending.place())? else { return Ok(false) };
     if !ticket.begin_run()? || !queue.has(pending)? || !queue.is_waiting(pending)? {
         // It has started meanwhile, or is a leftover, which this removes.
@@ -62,7 +65,7 @@ fn start(state: &StateDir, queue: &Queue, pending: Pending) -> Result<bool> {
     // None: cancelled.
     let Some(request) = Request::read(&queue.dir, &pending.file_name())? else { return Ok(false) };
     queue.mark(pending, false)?;
-    waiter::launch(state, queue.name(), &request, &ticket)?;
+    waiter::launch(state, queue.name(), &request, &ticket, departure)?;
     Ok(true)
 }
 

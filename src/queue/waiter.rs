@@ -16,7 +16,7 @@ use crate::{
     job::{Admission, Admitted, Event, Outcome, OutputMode, Run, RunId, Standing, Stranded, log::Logs},
     lock::{Ticket, Until},
     name::Name,
-    process::{self, Program, Spawn},
+    process::{self, Departure, Program, Spawn},
 };
 
 /// Becomes the process of that run. `state`: the state directory, absolute.
@@ -55,8 +55,19 @@ pub(crate) fn adopt(state: &StateDir, run: &crate::job::LaneRun, lane_fd: i32) -
     Ok(())
 }
 
+/// Tells when launched programs have left us.
+pub(super) fn departure() -> Result<Departure> {
+    Departure::new().map_err(|e| Error::io("start processes for", "queued runs", e))
+}
+
 /// Starts such a program.
-pub(super) fn launch(state: &StateDir, lane: &Name, request: &Request, ticket: &Ticket) -> Result<()> {
+pub(super) fn launch(
+    state: &StateDir,
+    lane: &Name,
+    request: &Request,
+    ticket: &Ticket,
+    departure: &Departure,
+) -> Result<()> {
     let failed = |e| Error::io("start a process for", format!("{lane}/{}", request.run), e);
     // Not standard input, output or error, whatever was closed when we were started.
     let descriptor = rustix::io::fcntl_dupfd_cloexec(ticket.descriptor(), 3).map_err(|e| failed(e.into()))?;
@@ -76,8 +87,8 @@ pub(super) fn launch(state: &StateDir, lane: &Name, request: &Request, ticket: &
     let program = Program::find(&words).map_err(not_started)?;
     let spawn = Spawn {
         environment: &request.environment(),
-        inherit: &[descriptor.as_fd()],
-        own_group: true,
+        inherit: &[descriptor.as_fd(), departure.descriptor()],
+        // Of no group of its own: its leader could not have a session of its own.
         ..Spawn::plain(&program)
     };
     spawn.start().map(drop).map_err(not_started)

@@ -66,6 +66,7 @@ mod queue;
 mod queue_after;
 mod queue_kills;
 mod queue_pause;
+mod queue_process;
 mod race;
 mod replace;
 mod run;
