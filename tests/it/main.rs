@@ -64,6 +64,8 @@ mod power_cut;
 mod proxy;
 mod queue;
 mod queue_after;
+mod queue_bad_input;
+mod queue_ends;
 mod queue_kills;
 mod queue_pause;
 mod queue_process;
