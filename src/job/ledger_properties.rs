@@ -14,7 +14,8 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::{
-    EndRequest, Ended, Entry, Event, JobFiles, JobLedger, NotRun, Outcome, Queued, Request, RunId, Started, Stranded, Totals, remains,
+    EndRequest, Ended, Entry, Event, JobFiles, JobLedger, NotRun, Outcome, Queued, Request, RunId, Started, Stranded,
+    Totals, remains,
 };
 use crate::{
     clock::{Clock as _, SystemClock},

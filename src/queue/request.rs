@@ -9,6 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::lane_queue::Pending;
 use crate::{
     dir::Dir,
     error::{Error, Result},
@@ -145,6 +146,21 @@ impl Request {
             return Err(Error::cannot_create(dir.path_of(name), e));
         }
         Ok(file)
+    }
+
+    /// Reads what is to be run of that run of the lane, as [`Request::read`] does.
+    ///
+    /// # Errors
+    /// `Denied` when somebody has put the request of another run in its place.
+    pub(super) fn of(dir: &Dir, pending: Pending) -> Result<Option<Self>> {
+        let request = Self::read(dir, &pending.file_name())?;
+        match request {
+            Some(request) if request.place() != pending.place() => {
+                let why = format!("it says that it is run {}, and somebody has renamed it", request.run);
+                Err(Error::Denied { path: dir.path_of(&pending.file_name()), why })
+            }
+            request => Ok(request),
+        }
     }
 
     /// Reads one that this user made; `None` when there is none of that name.

@@ -63,7 +63,7 @@ fn start(state: &StateDir, queue: &Queue, pending: Pending, departure: &Departur
         return Ok(false);
     }
     // None: cancelled.
-    let Some(request) = Request::read(&queue.dir, &pending.file_name())? else { return Ok(false) };
+    let Some(request) = Request::of(&queue.dir, pending)? else { return Ok(false) };
     queue.mark(pending, false)?;
     waiter::launch(state, queue.name(), &request, &ticket, departure)?;
     Ok(true)

@@ -39,7 +39,7 @@ pub(crate) fn adopt(state: &StateDir, run: &crate::job::LaneRun, lane_fd: i32) -
     let gone = || Error::NoSuchRun { run: run.clone(), why: "it stands in its lane no more".to_owned() };
     let queue = queue.ok_or_else(gone)?;
     let pending = queue.pending()?.into_iter().find(|pending| pending.run == run.run).ok_or_else(gone)?;
-    let request = Request::read(&queue.dir, &pending.file_name())?.ok_or_else(gone)?;
+    let request = Request::of(&queue.dir, pending)?.ok_or_else(gone)?;
     let ticket = Ticket::inherited(&queue.files.dir, queue.name().as_str(), pending.place(), lane_fd)?;
     let path = state.path().to_owned();
     let directory = request.directory();

@@ -130,8 +130,7 @@ fn a_newcomer_never_overtakes_at_the_moment_of_release() {
         let waiter = notes(&sandbox, &job, "--policy wait", round);
         sandbox.stand_in(&format!("jobs/{job}.lane"), 1);
         let gate = sandbox.gate();
-        let newcomers: Vec<_> =
-            (0..4).map(|_| run(&sandbox, &job, "-n", ["true"]).through(&gate).start()).collect();
+        let newcomers: Vec<_> = (0..4).map(|_| run(&sandbox, &job, "-n", ["true"]).through(&gate).start()).collect();
         eventually("they wait at the gate", || gate.waiters() == 4);
         if round % 2 == 0 {
             latch.open();

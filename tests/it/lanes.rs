@@ -256,7 +256,8 @@ fn parent(pid: u32) -> Option<u32> {
 /// Whether that process is a triplock (and not what one has started).
 fn is_triplock(pid: u32) -> bool {
     fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| {
-        exe.to_string_lossy().trim_end_matches(" (deleted)") == TRIPLOCK || exe.file_name().is_some_and(|name| name == "triplock")
+        exe.to_string_lossy().trim_end_matches(" (deleted)") == TRIPLOCK
+            || exe.file_name().is_some_and(|name| name == "triplock")
     })
 }
 

@@ -40,7 +40,8 @@ fn wait_exits_as_the_run_did() {
     sandbox.queue(["resume", "a"]).run().exits(0);
     for (run, code, outcome) in &expected {
         let finished = sandbox.ends(run, *code);
-        let is_silent = finished.stdout.is_empty() && finished.stderr.lines().count() == usize::from(*outcome != "succeeded");
+        let is_silent =
+            finished.stdout.is_empty() && finished.stderr.lines().count() == usize::from(*outcome != "succeeded");
         assert!(is_silent, "{finished:?}");
         let finished = sandbox.triplock(["queue", "wait", run]).run();
         let view: Value = serde_json::from_str(&finished.exits(*code).stdout).expect("JSON");
@@ -64,7 +65,10 @@ fn a_lane_is_waited_for_with_all_that_stands_there_now() {
     let runs = ["exit 0", "exit 4", "exit 5"].map(|script| sandbox.queued("a", script));
     let waiter = sandbox.triplock(["queue", "wait", "a"]).start();
     eventually("it waits for the first", || {
-        fs::read_to_string("/proc/locks").unwrap().lines().any(|line| line.contains("-> OFDLCK") && line.contains(" 1 1"))
+        fs::read_to_string("/proc/locks")
+            .unwrap()
+            .lines()
+            .any(|line| line.contains("-> OFDLCK") && line.contains(" 1 1"))
     });
     latch.open();
     let finished = waiter.finish();
@@ -99,7 +103,13 @@ fn as_many_run_at_once_as_there_are_slots_and_start_in_order() {
 fn queued_runs_of_two_lanes_share_a_named_lock() {
     let sandbox = Sandbox::new();
     let runs: Vec<_> = (0..20)
-        .map(|turn| sandbox.queued_with(["a", "b"][turn % 2], &["--lock", "db"], "exec 9>>busy; flock -n 9 || echo overlap >>order"))
+        .map(|turn| {
+            sandbox.queued_with(
+                ["a", "b"][turn % 2],
+                &["--lock", "db"],
+                "exec 9>>busy; flock -n 9 || echo overlap >>order",
+            )
+        })
         .collect();
     for run in &runs {
         sandbox.ends(run, 0);
@@ -157,7 +167,13 @@ fn retry_runs_again_what_failed_was_cancelled_or_lost() {
     let lost = run_id(&latch_job(&sandbox, "a", &latch).run());
     latch.keeps(1);
     let cancelled = add("cancelled");
-    let follows = run_id(&sandbox.queue(["add", "a", "--after", &failed, "--", "sh", "-c", script]).in_directory(&directory).env("KIND", "follows").run());
+    let follows = run_id(
+        &sandbox
+            .queue(["add", "a", "--after", &failed, "--", "sh", "-c", script])
+            .in_directory(&directory)
+            .env("KIND", "follows")
+            .run(),
+    );
     for run in [&lost, &follows] {
         let refused = sandbox.queue(["retry", run]).run();
         assert!(refused.exits(4).stderr.contains("not over yet"), "{refused:?}");

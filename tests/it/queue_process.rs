@@ -143,7 +143,10 @@ fn a_job_can_queue_another_behind_itself() {
     assert_eq!(sandbox.order(), [1, 2]);
     // Of the run that added it, it is no part.
     let told = "echo \"$TRIPLOCK_JOB $TRIPLOCK_RUN_ID $TRIPLOCK_ATTEMPT\" >>told";
-    let script = format!("{} >/dev/null", add(&sandbox, "b", told).replace('\'', "\"").replace("\"echo", "'echo").replace(">>told\"", ">>told'"));
+    let script = format!(
+        "{} >/dev/null",
+        add(&sandbox, "b", told).replace('\'', "\"").replace("\"echo", "'echo").replace(">>told\"", ">>told'")
+    );
     sandbox.ends(&sandbox.queued("a", &script), 0);
     sandbox.ends("b/1", 0);
     assert_eq!(sandbox.written("told"), "b 1 1\n");
