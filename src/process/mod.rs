@@ -29,7 +29,7 @@ mod wait;
 
 pub(crate) use cgroup::Cgroup;
 pub(crate) use child::{Ended, Status, Usage};
-pub(crate) use detach::detach;
+pub(crate) use detach::{Departure, TerminalIgnored, detach};
 pub(crate) use fork::fork;
 pub(crate) use handle::Handle;
 pub(crate) use hint::why_missing;

@@ -8,7 +8,8 @@
 //!    waits and runs. What fails until then is taken back, so nothing is half queued. Forked earlier, it could have run
 //!    what the caller was told is not queued.
 //! 4. The child inherits the ticket, so there is no moment at which nobody has it. It keeps nothing else of the caller's
-//!    ([`crate::process::detach`]).
+//!    ([`crate::process::detach`]), and until it has left, the end of the caller's
+//!    terminal does not end it ([`TerminalIgnored`]).
 
 use std::ffi::OsString;
 
@@ -23,7 +24,7 @@ use crate::{
     job::{Event, JobFiles, LaneRun, NotRun, Outcome, Queued, RunId},
     lock::{Ticket, shortened},
     name::Name,
-    process,
+    process::{self, TerminalIgnored},
 };
 
 /// No more runs stand in one lane: each is a process.
@@ -49,7 +50,9 @@ pub(crate) fn add(state: &StateDir, lane: &Name, request: Request) -> Result<Add
     };
     let run = queue.run(request.run);
     let path = state.path().to_owned();
-    let forked = process::fork(|| waiter::begin(&path, lane, &request, ticket));
+    let ignored = TerminalIgnored::begin();
+    let forked = process::fork(|| waiter::begin(&path, lane, &request, ticket, Some(&ignored)));
+    ignored.end();
     match forked {
         Ok(_) => Ok(Added::Queued(run)),
         Err(e) => Err(take_back(&queue, &request, Error::io("start a process for", run.to_string(), e))),
@@ -62,8 +65,15 @@ pub(crate) fn add_again(state: &StateDir, lane: &Name, request: Request) -> Resu
         Ok(placed) => placed,
         Err(full) => return Ok(Added::Full(full)),
     };
-    match waiter::launch(state, lane, &request, &ticket) {
-        Ok(()) => Ok(Added::Queued(queue.run(request.run))),
+    let launched = waiter::departure().and_then(|departure| {
+        waiter::launch(state, lane, &request, &ticket, &departure)?;
+        Ok(departure)
+    });
+    match launched {
+        Ok(departure) => {
+            departure.wait();
+            Ok(Added::Queued(queue.run(request.run)))
+        }
         Err(e) => Err(take_back(&queue, &request, e)),
     }
 }

@@ -148,14 +148,18 @@ impl Request {
         Ok(file)
     }
 
-    /// Reads that of a run that stands in a lane, as [`Request::read`] does; one that is another run's is refused.
+    /// Reads what is to be run of that run of the lane, as [`Request::read`] does.
+    ///
+    /// # Errors
+    /// `Denied` when somebody has put the request of another run in its place.
     pub(super) fn of(dir: &Dir, pending: Pending) -> Result<Option<Self>> {
-        let name = pending.file_name();
-        match Self::read(dir, &name)? {
-            Some(request) if Place::from(pending) != request.place() => {
-                Err(Error::Corrupt { path: dir.path_of(&name), offset: 0, why: "it is another run's".to_owned() })
+        let request = Self::read(dir, &pending.file_name())?;
+        match request {
+            Some(request) if request.place() != Place::from(pending) => {
+                let why = format!("it says that it is run {}, and somebody has renamed it", request.run);
+                Err(Error::Denied { path: dir.path_of(&pending.file_name()), why })
             }
-            read => Ok(read),
+            request => Ok(request),
         }
     }
 

@@ -9,6 +9,7 @@ use crate::{
     error::Result,
     job::{Event, Look, Place, RunId, remains},
     lock::{Acquire, FileLock, Identity, Missing, Ticket, Until},
+    process::Departure,
 };
 
 /// What was found and done in one lane.
@@ -41,16 +42,18 @@ pub(crate) fn resume(state: &StateDir, queues: &[Queue]) -> Result<Vec<Resumed>>
         }
         resumed.push(Resumed { was_paused, cut_off: record_the_cut_off(queue)?, ..Resumed::default() });
     }
+    let departure = waiter::departure()?;
     for (queue, resumed) in queues.iter().zip(&mut resumed) {
-        give_processes(state, queue, resumed)?;
+        give_processes(state, queue, resumed, &departure)?;
     }
+    departure.wait();
     for queue in queues {
         queue.unpause()?;
     }
     Ok(resumed)
 }
 
-fn give_processes(state: &StateDir, queue: &Queue, resumed: &mut Resumed) -> Result<()> {
+fn give_processes(state: &StateDir, queue: &Queue, resumed: &mut Resumed, departure: &Departure) -> Result<()> {
     let pending = queue.pending()?;
     let waiting: BTreeSet<_> = queue.waiting(&pending)?.into_iter().collect();
     for pending in pending {
@@ -61,7 +64,7 @@ fn give_processes(state: &StateDir, queue: &Queue, resumed: &mut Resumed) -> Res
             continue;
         }
         ticket.begin_run()?;
-        match give_a_process(state, queue, pending, &ticket) {
+        match give_a_process(state, queue, pending, &ticket, departure) {
             Ok(true) => resumed.started.push(pending.run),
             Ok(false) => {}
             // It is without a process again, as whoever comes next will find.
@@ -72,10 +75,16 @@ fn give_processes(state: &StateDir, queue: &Queue, resumed: &mut Resumed) -> Res
 }
 
 /// `false` when it was cancelled meanwhile.
-fn give_a_process(state: &StateDir, queue: &Queue, pending: Pending, ticket: &Ticket) -> Result<bool> {
+fn give_a_process(
+    state: &StateDir,
+    queue: &Queue,
+    pending: Pending,
+    ticket: &Ticket,
+    departure: &Departure,
+) -> Result<bool> {
     let Some(request) = Request::of(&queue.dir, pending)? else { return Ok(false) };
     queue.mark(pending, false)?;
-    waiter::launch(state, queue.name(), &request, ticket)?;
+    waiter::launch(state, queue.name(), &request, ticket, departure)?;
     Ok(true)
 }
 

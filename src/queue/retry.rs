@@ -32,6 +32,11 @@ pub(crate) fn retry(state: &StateDir, run: &LaneRun) -> Result<Option<Added>> {
         }
         None => None,
     };
+    // Killed between the record of its start and the removal of its file, it has left that where it stood.
+    let request = match (request, queue.pending()?.into_iter().find(|pending| pending.run == run.run)) {
+        (None, Some(leftover)) => Request::of(&queue.dir, leftover)?,
+        (request, _) => request,
+    };
     let gone = "what it was to do is not kept any more (--keep-runs), or it was not queued; queue it anew";
     let mut request = request.ok_or_else(|| no_such_run(gone))?;
     // What it followed is over.

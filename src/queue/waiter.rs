@@ -17,15 +17,18 @@ use crate::{
     job::{Admission, Admitted, Event, Outcome, OutputMode, Run, RunId, Standing, Stranded, log::Logs},
     lock::{Ticket, Until},
     name::Name,
-    process::{self, Program, Spawn},
+    process::{self, Departure, Program, Spawn, TerminalIgnored},
 };
 
 /// Becomes the process of that run. `state`: the state directory, absolute.
-pub(super) fn begin(state: &Path, lane: &Name, request: &Request, ticket: Ticket) {
+pub(super) fn begin(state: &Path, lane: &Name, request: &Request, ticket: Ticket, ignored: Option<&TerminalIgnored>) {
     // Nobody is there any more to be told of an error. Where the ledger can be written it says so.
     let _ = process::detach(ticket.descriptor())
         .map_err(|e| Error::io("leave the caller of", "this process", e))
         .and_then(|()| {
+            if let Some(ignored) = ignored {
+                ignored.end();
+            }
             let state = StateDir::open(state, true)?;
             see_through(&state, lane, request, ticket)
         });
@@ -56,12 +59,23 @@ pub(crate) fn adopt(state: &StateDir, run: &crate::job::LaneRun, lane_fd: i32) -
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(request.umask()));
     let lane = run.lane.clone();
     drop(queue);
-    begin(&path, &lane, &request, ticket);
+    begin(&path, &lane, &request, ticket, None);
     Ok(())
 }
 
+/// Tells when launched programs have left us.
+pub(super) fn departure() -> Result<Departure> {
+    Departure::new().map_err(|e| Error::io("start processes for", "queued runs", e))
+}
+
 /// Starts such a program.
-pub(super) fn launch(state: &StateDir, lane: &Name, request: &Request, ticket: &Ticket) -> Result<()> {
+pub(super) fn launch(
+    state: &StateDir,
+    lane: &Name,
+    request: &Request,
+    ticket: &Ticket,
+    departure: &Departure,
+) -> Result<()> {
     let failed = |e| Error::io("start a process for", format!("{lane}/{}", request.run), e);
     // Not standard input, output or error, whatever was closed when we were started.
     let descriptor = rustix::io::fcntl_dupfd_cloexec(ticket.descriptor(), 3).map_err(|e| failed(e.into()))?;
@@ -72,6 +86,8 @@ pub(super) fn launch(state: &StateDir, lane: &Name, request: &Request, ticket: &
         state.path().into(),
         "--store".into(),
         "files".into(),
+        // Who started us has judged that.
+        "--allow-network-fs".into(),
         "queue".into(),
         "adopt".into(),
         format!("{lane}/{}", request.run).into(),
@@ -81,8 +97,8 @@ pub(super) fn launch(state: &StateDir, lane: &Name, request: &Request, ticket: &
     let program = Program::find(&words).map_err(not_started)?;
     let spawn = Spawn {
         environment: &request.environment(),
-        inherit: &[descriptor.as_fd()],
-        own_group: true,
+        inherit: &[descriptor.as_fd(), departure.descriptor()],
+        // Of no group of its own: its leader could not have a session of its own.
         ..Spawn::plain(&program)
     };
     spawn.start().map(drop).map_err(not_started)

@@ -160,3 +160,64 @@ fn kill_some(sandbox: &Sandbox, rng: &mut Rng, number: usize, killed: &mut Kille
         }
     }
 }
+
+/// Also when nobody does it by hand: who comes to its turn after them writes it down.
+#[test]
+fn whoever_passes_those_that_were_killed_records_that_once() {
+    let sandbox = Sandbox::new();
+    let latch = Latch::closed(&sandbox, "latch");
+    latch_job(&sandbox, "mail", &latch).run().exits(0);
+    latch.keeps(1);
+    let runs: Vec<_> = (0..8).map(|_| sandbox.queued("mail", &noted(""))).collect();
+    for killed in [2, 3, 5] {
+        sandbox.kills(&runs[killed]);
+    }
+    latch.open();
+    sandbox.ends(&runs[7], 0);
+    let ledger = JobLedger::read(&sandbox, "mail");
+    let mut stranded: Vec<_> =
+        ledger.events("stranded").into_iter().map(|line| line["run"].as_u64().unwrap()).collect();
+    stranded.sort_unstable();
+    assert_eq!(stranded, [2, 3, 5].map(|at: usize| number(&runs[at])));
+    for run in sandbox.listed_whole("mail") {
+        let is_told = run["state"] == "stranded" && run["note"] == "its process was killed before its turn";
+        assert!(is_told, "{run}");
+    }
+    let waited = sandbox.ends(&runs[2], 125);
+    assert!(waited.stderr.contains("killed before its turn"), "{waited:?}");
+    sandbox.queue(["resume"]).run().exits(0);
+    sandbox.lane_empties("mail");
+    assert_eq!(sandbox.order(), [0, 1, 4, 6, 7, 2, 3, 5].map(|at: usize| number(&runs[at])));
+}
+
+/// Between the record of its start and the removal of its file there is a moment in which a runner can be killed.
+#[test]
+fn what_has_started_is_not_run_again_by_resume_though_its_file_is_there() {
+    let sandbox = Sandbox::new();
+    let first = sandbox.queued("mail", &noted("exec sleep 60"));
+    eventually("it runs", || sandbox.order() == [1]);
+    sandbox.queue(["pause", "mail"]).run().exits(0);
+    let second = sandbox.queued("mail", &noted(""));
+    sandbox.kills_everything();
+    let ledger = JobLedger::read(&sandbox, "mail");
+    let ticket = ledger.events("queued")[0]["ticket"].as_u64().expect("a ticket");
+    let kept = std::fs::read_dir(sandbox.jobs("mail.logs")).unwrap().map(|file| file.unwrap().path());
+    let kept =
+        kept.into_iter().find(|file| std::fs::read_to_string(file).is_ok_and(|text| text.contains("\"environment\"")));
+    let leftover = sandbox.jobs(&format!("mail.queue/1-{ticket}.json"));
+    std::fs::rename(kept.expect("what it was to do"), &leftover).unwrap();
+    assert_eq!(sandbox.listed("mail"), [(second.clone(), "stranded".to_owned())]);
+    // It is known still, for who wants it again.
+    let again = sandbox.queue(["retry", &first]).run();
+    let again = again.exits(0).stdout.trim().to_owned();
+    let resumed = sandbox.queue(["resume", "mail"]).run();
+    let expected = format!(
+        "{first}: was cut off while it ran; `triplock queue retry` queues it again\n{second}: waits in its lane again\n"
+    );
+    assert_eq!(resumed.exits(0).stdout, expected);
+    assert!(!leftover.exists());
+    eventually("it runs again", || sandbox.order() == [1, 2, 3]);
+    sandbox.triplock(["stop", "mail"]).for_people().run().exits(0);
+    sandbox.ends(&again, 143);
+    assert_eq!(sandbox.order(), [1, 2, 3]);
+}
