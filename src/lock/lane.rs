@@ -319,7 +319,9 @@ mod tests {
         assert!(Lane::open(&dir, "a").unwrap().unwrap().has_waiters().unwrap());
         assert!(is_first(&first));
         first.leave();
-        waiters.into_iter().for_each(|waiter| waiter.join().unwrap());
+        for waiter in waiters {
+            waiter.join().unwrap();
+        }
         assert_eq!(order.try_iter().collect::<Vec<_>>(), (0..20).collect::<Vec<_>>());
         assert!(!Lane::open(&dir, "a").unwrap().unwrap().has_waiters().unwrap());
     }
