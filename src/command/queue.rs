@@ -35,13 +35,13 @@ pub(super) fn queue(output: &Output, global: &Global, command: cli::Queue) -> an
         .into());
     }
     let code = match command {
-        cli::Queue::Wait { runs } => return wait(output, &existing(global)?, &runs),
+        cli::Queue::Wait { runs } => return wait(output, existing(global)?.as_ref(), &runs),
         cli::Queue::Add(args) => add(output, global, &args)?,
-        cli::Queue::List { lane } => list(output, &existing(global)?, lane.as_ref())?,
-        cli::Queue::Cancel { runs } => cancel(output, &existing(global)?, &runs)?,
-        cli::Queue::Retry { run } => retry(output, &existing(global)?, &run)?,
+        cli::Queue::List { lane } => list(output, existing(global)?.as_ref(), lane.as_ref())?,
+        cli::Queue::Cancel { runs } => cancel(output, existing(global)?.as_ref(), &runs)?,
+        cli::Queue::Retry { run } => retry(output, existing(global)?.as_ref(), &run)?,
         cli::Queue::Pause { lane } => pause(output, global, &lane)?,
-        cli::Queue::Resume { lane } => resume(output, &existing(global)?, lane.as_ref())?,
+        cli::Queue::Resume { lane } => resume(output, existing(global)?.as_ref(), lane.as_ref())?,
         cli::Queue::Adopt { run, descriptor } => {
             queue::adopt(existing(global)?.as_ref().ok_or_else(|| no_such_lane(&run.lane))?, &run, descriptor)?;
             ExitCode::Success
@@ -86,8 +86,8 @@ fn tell_added(output: &Output, lane: &Name, added: &Added) -> Result<ExitCode> {
     }
     match added {
         Added::Queued(run) => {
-            let line = Line { run, lane: &run.lane, number: run.run };
-            written(output.result(&mut io::stdout().lock(), &line, || run), ExitCode::Success)
+            let added = Line { run, lane: &run.lane, number: run.run };
+            written(output.result(&mut io::stdout().lock(), &added, || run), ExitCode::Success)
         }
         Added::Full(waiting) => {
             let message = format!("lane {lane} is full: {waiting} runs wait there; try later, or use another lane");
@@ -112,9 +112,9 @@ fn queues(state: Option<&StateDir>, lane: Option<&Name>) -> Result<Vec<Queue>> {
     }
 }
 
-fn list(output: &Output, state: &Option<StateDir>, lane: Option<&Name>) -> Result<ExitCode> {
+fn list(output: &Output, state: Option<&StateDir>, lane: Option<&Name>) -> Result<ExitCode> {
     let mut listed = Vec::new();
-    for queue in queues(state.as_ref(), lane)? {
+    for queue in queues(state, lane)? {
         let is_paused = queue.is_paused()?;
         if is_paused {
             output.message(&format!("lane {0} is paused; `triplock queue resume {0}` ends that", queue.name()));
@@ -155,13 +155,13 @@ fn rows(listed: &[Listed]) -> Table<6> {
     table
 }
 
-fn wait(output: &Output, state: &Option<StateDir>, targets: &[Target]) -> anyhow::Result<u8> {
+fn wait(output: &Output, state: Option<&StateDir>, targets: &[Target]) -> anyhow::Result<u8> {
     let mut runs = Vec::new();
     for target in targets {
         match target {
             Target::Run(run) => runs.push(run.clone()),
             Target::Lane(lane) => {
-                for queue in queues(state.as_ref(), Some(lane))? {
+                for queue in queues(state, Some(lane))? {
                     runs.extend(queue.list()?.into_iter().filter(|run| run.queued.is_some()).map(|run| run.run));
                 }
             }
@@ -216,14 +216,14 @@ fn tell_ending(output: &Output, run: &LaneRun, ending: &Ending) -> Result<()> {
     Ok(())
 }
 
-fn cancel(output: &Output, state: &Option<StateDir>, targets: &[Target]) -> Result<ExitCode> {
+fn cancel(output: &Output, state: Option<&StateDir>, targets: &[Target]) -> Result<ExitCode> {
     let mut worst = ExitCode::Success;
     for target in targets {
         let (lane, run) = match target {
             Target::Run(run) => (&run.lane, Some(run.run)),
             Target::Lane(lane) => (lane, None),
         };
-        let queue = queues(state.as_ref(), Some(lane))?.remove(0);
+        let queue = queues(state, Some(lane))?.remove(0);
         let runs = match run {
             Some(run) => vec![run],
             None => queue.pending()?.into_iter().map(|pending| pending.run).collect(),
@@ -255,8 +255,8 @@ fn cancel(output: &Output, state: &Option<StateDir>, targets: &[Target]) -> Resu
     Ok(worst)
 }
 
-fn retry(output: &Output, state: &Option<StateDir>, run: &LaneRun) -> Result<ExitCode> {
-    let state = state.as_ref().ok_or_else(|| no_such_lane(&run.lane))?;
+fn retry(output: &Output, state: Option<&StateDir>, run: &LaneRun) -> Result<ExitCode> {
+    let state = state.ok_or_else(|| no_such_lane(&run.lane))?;
     match queue::retry(state, run)? {
         Some(added) => tell_added(output, &run.lane, &added),
         None => {
@@ -274,7 +274,7 @@ fn pause(output: &Output, global: &Global, lane: &Name) -> Result<ExitCode> {
     Ok(ExitCode::Success)
 }
 
-fn resume(output: &Output, state: &Option<StateDir>, lane: Option<&Name>) -> Result<ExitCode> {
+fn resume(output: &Output, state: Option<&StateDir>, lane: Option<&Name>) -> Result<ExitCode> {
     #[derive(Serialize)]
     struct Line<'a> {
         run: &'a LaneRun,
@@ -286,24 +286,24 @@ fn resume(output: &Output, state: &Option<StateDir>, lane: Option<&Name>) -> Res
     let mut to = io::stdout().lock();
     let mut code = ExitCode::Success;
     let mut is_anything = false;
-    let queues = queues(state.as_ref(), lane)?;
-    let all = state.as_ref().map_or_else(|| Ok(Vec::new()), |state| queue::resume(state, &queues))?;
+    let queues = queues(state, lane)?;
+    let all = state.map_or_else(|| Ok(Vec::new()), |state| queue::resume(state, &queues))?;
     for (queue, resumed) in queues.iter().zip(all) {
-        let mut line = |run: RunId, what, why: Option<&str>, words: &str| {
+        let mut tell = |run: RunId, what, why: Option<&str>, words: &str| {
             is_anything = true;
             let run = queue.run(run);
             let printed = output.result(&mut to, &Line { run: &run, what, why }, || format!("{run}: {words}"));
             written(printed, ExitCode::Success)
         };
         for run in resumed.cut_off {
-            line(run, "cut_off", None, "was cut off while it ran; `triplock queue retry` queues it again")?;
+            tell(run, "cut_off", None, "was cut off while it ran; `triplock queue retry` queues it again")?;
         }
         for run in resumed.started {
-            line(run, "resumed", None, "waits in its lane again")?;
+            tell(run, "resumed", None, "waits in its lane again")?;
         }
         for (run, why) in resumed.failed {
             code = ExitCode::Refused;
-            line(run, "failed", Some(&why), &format!("could not be resumed: {why}"))?;
+            tell(run, "failed", Some(&why), &format!("could not be resumed: {why}"))?;
         }
         if resumed.was_paused {
             is_anything = true;

@@ -133,7 +133,7 @@ impl Asking<'_> {
         let wanted = Wanted { locks: self.locks, name: job, files: &files, key: job.as_str() };
         let had = match self.ticket {
             Some(ticket) => {
-                self.in_line(&wanted, until, ticket)?.map(|(slot, guard)| Had { slot, guard, ticket: None })
+                Self::in_line(&wanted, until, ticket)?.map(|(slot, guard)| Had { slot, guard, ticket: None })
             }
             None => self.one(&wanted, until, self.options.policy == Policy::Replace)?,
         };
@@ -188,7 +188,7 @@ impl Asking<'_> {
             return Ok(self.replace(wanted)?.map(had));
         }
         let ticket = wanted.locks.make_lane(wanted.name)?.take(0)?;
-        let line = self.in_line(wanted, until, &ticket)?;
+        let line = Self::in_line(wanted, until, &ticket)?;
         Ok(line.map(|(slot, guard)| Had { slot, guard, ticket: Some(ticket) }))
     }
 
@@ -229,12 +229,12 @@ impl Asking<'_> {
     }
 
     /// One of its files, in our turn.
-    fn in_line(&self, wanted: &Wanted<'_>, until: Until, ticket: &Ticket) -> Result<Result<(u32, FileGuard), Not>> {
+    fn in_line(wanted: &Wanted<'_>, until: Until, ticket: &Ticket) -> Result<Result<(u32, FileGuard), Not>> {
         // TERM, INT and HUP end the wait, and are recorded.
         let _deferred = Deferred::begin();
         loop {
-            let waited = ticket.wait_for_turn(until, &mut || Ok(()));
-            match (waited, arrived()) {
+            let turn = ticket.wait_for_turn(until, &mut || Ok(()));
+            match (turn, arrived()) {
                 (_, Some(signal)) => return Ok(Err(Not::Interrupted(signal))),
                 (Ok(true), None) => {}
                 (Ok(false), None) => return Ok(Err(Not::Behind(wanted.noted()?))),

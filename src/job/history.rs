@@ -295,7 +295,7 @@ impl Attempt {
 /// Where a ledger's entries come from, the newest first.
 #[derive(Debug)]
 enum Entries {
-    Files(Backwards),
+    Files(Box<Backwards>),
     Server(ServerEntries),
 }
 
@@ -326,7 +326,7 @@ impl Runs {
     pub(crate) fn of(files: &JobFiles, since: Option<DateTime<Utc>>) -> Result<Self> {
         let entries = files.entries_backwards()?;
         let totals = entries.totals().clone();
-        Ok(Self::new(files.job.clone(), Entries::Files(entries), &totals, since))
+        Ok(Self::new(files.job.clone(), Entries::Files(Box::new(entries)), &totals, since))
     }
 
     /// The same of a job on a server.

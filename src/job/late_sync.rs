@@ -25,6 +25,8 @@ pub(crate) struct LateSync {
     due: Option<Instant>,
 }
 
+// There is one, and it is moved once.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Default)]
 enum State {
     #[default]

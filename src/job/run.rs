@@ -52,6 +52,8 @@ pub(crate) struct Run<'a> {
 }
 
 /// What recording the start came to.
+// There is one, and it is moved once.
+#[allow(clippy::large_enum_variant)]
 enum Start {
     Recorded(RunId, Fence, LateSync),
     NotDue(String),

@@ -107,7 +107,7 @@ pub(crate) fn detach(keep: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// close_range(2), or one by one where the kernel is older than 5.9.
+/// `close_range(2)`, or one by one where the kernel is older than 5.9.
 fn close_range(first: u32, last: u32) -> io::Result<()> {
     // SAFETY: integers only; nobody uses those descriptors any more (see `detach`).
     if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } == 0 {

@@ -39,6 +39,12 @@ pub(crate) struct Request {
     pub(crate) even_if_failed: bool,
 }
 
+/// What is read of a request first.
+#[derive(Deserialize)]
+struct Format {
+    format: u64,
+}
+
 /// Any bytes: as a string where they are UTF-8.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -185,10 +191,6 @@ impl Request {
         let mut text = Vec::new();
         file.read_to_end(&mut text).map_err(|e| Error::io("read", path(), e))?;
         let corrupt = |e: serde_json::Error| Error::Corrupt { path: path(), offset: 0, why: e.to_string() };
-        #[derive(Deserialize)]
-        struct Format {
-            format: u64,
-        }
         let Format { format } = serde_json::from_slice(&text).map_err(corrupt)?;
         if format > crate::FORMAT {
             return Err(Error::NewerFormat { path: path(), found: format });

@@ -104,8 +104,8 @@ fn record_the_cut_off(queue: &Queue) -> Result<Vec<RunId>> {
         if running.file.is_some() || look.runs(files, running)? != Some(false) {
             continue;
         }
-        let lock = files.lock(running.slot);
-        let acquired = locks.acquire_named_file(&files.job, lock, Missing::Create, Until::Now, None)?;
+        let acquired =
+            locks.acquire_named_file(&files.job, files.lock(running.slot), Missing::Create, Until::Now, None)?;
         let Some(Acquire::Granted(_guard)) = acquired else { continue };
         let mut ended = None;
         let appended = queue.ledger.append(|totals| {

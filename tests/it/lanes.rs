@@ -5,7 +5,7 @@
 //! command line or environment ([`crate::job::end_all`]).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -127,8 +127,8 @@ impl Sandbox {
     /// How many stand in the lane in that file of the state directory.
     pub(crate) fn tickets(&self, lane_file: &str) -> usize {
         let holders = holders(&self.state_dir().join(lane_file));
-        let tickets = holders.into_iter().flat_map(|(_, bytes)| bytes).filter(|byte| *byte >= FRONT);
-        tickets.collect::<std::collections::BTreeSet<_>>().len()
+        let tickets = holders.into_values().flatten().filter(|byte| *byte >= FRONT);
+        tickets.collect::<BTreeSet<_>>().len()
     }
 
     /// Waits until so many stand there.
@@ -169,13 +169,13 @@ impl Sandbox {
     pub(crate) fn fates(&self, lane: &str) -> BTreeMap<u64, String> {
         let ledger = JobLedger::read(self, lane);
         let mut fates = BTreeMap::new();
-        let mut started = BTreeMap::new();
+        let mut started = BTreeSet::new();
         for line in &ledger.lines {
             let run = line["run"].as_u64().expect("every line is about a run");
             let over = line["outcome"].as_str().filter(|_| line["again"] != true);
             match line["event"].as_str().expect("an event") {
                 "started" if line["attempt"] == 1 => {
-                    assert_eq!(started.insert(run, ()), None, "it started twice: {line}");
+                    assert!(started.insert(run), "it started twice: {line}");
                     assert!(!fates.contains_key(&run), "it started after its end: {line}");
                 }
                 "ended" | "not_run" => {

@@ -66,5 +66,5 @@ fn a_lane_lists_what_runs_and_what_waits_in_order() {
 
 /// `queue add` of a job that runs until the latch is opened.
 pub(crate) fn latch_job(sandbox: &Sandbox, lane: &str, latch: &Latch) -> crate::sandbox::Invocation {
-    latch.command().iter().fold(sandbox.queue(["add", lane, "--"]), |add, word| add.arg(word))
+    latch.command().iter().fold(sandbox.queue(["add", lane, "--"]), crate::sandbox::Invocation::arg)
 }

@@ -126,7 +126,7 @@ fn nothing_is_half_queued_on_a_full_disk() {
         }
         disk.free();
         let queue = sandbox.jobs(&format!("{lane}.queue"));
-        let left = fs::read_dir(queue).map(|files| files.count()).unwrap_or_default();
+        let left = fs::read_dir(queue).map(std::iter::Iterator::count).unwrap_or_default();
         assert_eq!(left, 0, "half of a run is there");
         if sandbox.jobs(&format!("{lane}.lane")).exists() {
             sandbox.lane_empties(lane);

@@ -84,7 +84,7 @@ fn as_many_run_at_once_as_there_are_slots_and_start_in_order() {
     let script = latch.after("echo $TRIPLOCK_RUN_ID >>order;");
     let add = || {
         let add = sandbox.queue(["add", "a", "--slots", "3", "--"]);
-        run_id(&script.iter().fold(add, |add, word| add.arg(word)).run())
+        run_id(&script.iter().fold(add, crate::sandbox::Invocation::arg).run())
     };
     let runs: Vec<_> = (0..9).map(|_| add()).collect();
     latch.keeps(3);
