@@ -47,6 +47,8 @@ pub(super) struct Course<'a, L> {
     pub(super) signals: &'a Signals,
     pub(super) run: RunId,
     pub(super) fence: Fence,
+    /// Whether it was queued.
+    pub(super) queued: bool,
 }
 
 /// How one attempt ended.
@@ -118,7 +120,11 @@ impl<L: Lines> Course<'_, L> {
         warnings.extend(end.err().map(|e| format!("the end of run {} is not recorded: {e}", self.run)));
         if let Some(log) = log {
             let show = self.options.output == OutputMode::OnFailure && outcome != Outcome::Succeeded;
-            warnings.extend(finish(log, show, outcome, self.options.keep_runs));
+            let keep = self.options.keep_runs;
+            match self.queued {
+                true => warnings.extend(log.finish_queued(keep).err().map(|e| e.to_string())),
+                false => warnings.extend(finish(log, show, outcome, keep)),
+            }
         }
         let why = verdict.why.clone().or_else(|| self.failure(&verdict, outcome, attempt));
         Done { why, warnings, ..Done::of(outcome, verdict.code) }

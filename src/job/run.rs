@@ -183,6 +183,7 @@ impl Run<'_> {
             signals: &signals,
             run,
             fence,
+            queued: self.queued.is_some(),
         };
         let done = course.see_through(locks, start);
         // A signal that comes now, or waits already, comes too late for the run: its result stands. Given back, it

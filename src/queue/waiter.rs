@@ -14,7 +14,7 @@ use super::{Queue, Request, dependency::Dependency, lane_queue::Pending, pause};
 use crate::{
     dir::StateDir,
     error::{Error, Result},
-    job::{Admission, Admitted, Event, Outcome, OutputMode, Run, RunId, Standing, Stranded, log::Logs},
+    job::{Admission, Admitted, Event, Outcome, OutputMode, Run, RunId, Standing, Stranded},
     lock::{Ticket, Until},
     name::Name,
     process::{self, Departure, Program, Spawn, TerminalIgnored},
@@ -122,9 +122,7 @@ fn see_through(state: &StateDir, lane: &Name, request: &Request, ticket: Ticket)
         return Err(e);
     }
     waiter.ticket.end_run();
-    // As old as the oldest log: one run more, one request less.
-    let oldest = request.run.0.saturating_sub(u64::from(options.keep_runs));
-    Logs::make(&queue.files.dir, lane)?.forget_request(RunId(oldest))
+    Ok(())
 }
 
 struct Waiter<'a> {

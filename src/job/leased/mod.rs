@@ -209,6 +209,7 @@ impl LeasedRun<'_> {
             signals,
             run,
             fence: lease.fence,
+            queued: false,
         };
         let run = Some((ledger, run));
         let keeper = Keeper { leases: Mutex::new(leases), slot: lease.slot, terms, connection, run };

@@ -108,13 +108,20 @@ impl Logs {
     /// Removes all but the newest `keep`, except those that somebody has open. Where nobody can tell (another member
     /// of the group made it, or the file system knows no leases) the disk counts for more than a straggler.
     pub(super) fn retain(&self, keep: u32) -> Result<()> {
-        let runs = self.runs()?;
+        let names = self.dir.names()?;
+        let mut runs: Vec<_> = names.iter().filter_map(|name| run_of(name)).collect();
+        runs.sort_unstable();
         let surplus = runs.len().saturating_sub(usize::try_from(keep).unwrap_or(usize::MAX));
         for run in &runs[..surplus] {
             match self.open_log(*run)? {
                 Some((file, _)) if other_openers(&file) == Openers::Others => {}
                 _ => self.remove(*run)?,
             }
+        }
+        // What was to be done is kept as long as what was printed. (Of runs that never started, nothing was.)
+        let Some(newest) = surplus.checked_sub(1).map(|last| runs[last]) else { return Ok(()) };
+        for run in names.iter().filter_map(|name| requested(name)).filter(|run| *run <= newest) {
+            self.forget_request(run)?;
         }
         Ok(())
     }
@@ -125,7 +132,7 @@ impl Logs {
     }
 
     /// Forgets what that run was to do.
-    pub(crate) fn forget_request(&self, run: RunId) -> Result<()> {
+    fn forget_request(&self, run: RunId) -> Result<()> {
         self.dir.unlink(&request_name(run))
     }
 
@@ -138,7 +145,8 @@ impl Logs {
     /// other way round a reader would take the hole for the job's NULs.
     fn remove(&self, run: RunId) -> Result<()> {
         self.dir.unlink(&log_name(run))?;
-        self.dir.unlink(&cut_name(run))
+        self.dir.unlink(&cut_name(run))?;
+        self.forget_request(run)
     }
 }
 
@@ -155,7 +163,16 @@ fn cut_name(run: RunId) -> String {
 }
 
 fn run_of(name: &str) -> Option<RunId> {
-    let run: u64 = name.strip_suffix(".log")?.parse().ok()?;
+    numbered(name, ".log", log_name)
+}
+
+/// The run whose request it is.
+fn requested(name: &str) -> Option<RunId> {
+    numbered(name, ".json", request_name)
+}
+
+fn numbered(name: &str, suffix: &str, of: fn(RunId) -> String) -> Option<RunId> {
+    let run = RunId(name.strip_suffix(suffix)?.parse().ok()?);
     // "007.log" and "+7.log" are not ours.
-    (log_name(RunId(run)) == name).then_some(RunId(run))
+    (of(run) == name).then_some(run)
 }

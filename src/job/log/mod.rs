@@ -101,11 +101,7 @@ impl Log {
     /// A watch costs the kernel milliseconds to take down. So this comes after the job's lock was released; two runs
     /// that tidy at once remove the same files.
     pub(crate) fn finish(mut self, keep: u32, succeeded: bool) -> Result<()> {
-        self.limit.enforce(&self.logs, self.run, &self.file);
-        if let Some(why) = self.limit.failure() {
-            // On a disk that is full there is no place to say so either.
-            let _ = self.file.write_all(format!("\n[triplock: the log is over its limit: {why}]\n").as_bytes());
-        }
+        self.limit_at_last();
         let size = stat_file(&self.file).map_err(|e| Error::io("stat", self.logs.path_of(self.run), e))?.size;
         // Before anybody is asked who else has it open.
         drop(self.file);
@@ -115,7 +111,34 @@ impl Log {
         }
         self.logs.retain(keep)
     }
+
+    /// The same of a queued run, whose log stays also when it is empty: whoever waits for it reads it then. Thousands come one
+    /// after another and keep thousands, so the directory is not listed for each: each removes the one that is too old by now,
+    /// and some look for those that were passed over.
+    pub(crate) fn finish_queued(mut self, keep: u32) -> Result<()> {
+        self.limit_at_last();
+        let Self { logs, run, file, .. } = self;
+        drop(file);
+        if keep == 0 || run.0 % SWEEP == 0 {
+            return logs.retain(keep);
+        }
+        match run.0.checked_sub(keep.into()) {
+            Some(old) => logs.remove_unopened(RunId(old)).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    fn limit_at_last(&mut self) {
+        self.limit.enforce(&self.logs, self.run, &self.file);
+        if let Some(why) = self.limit.failure() {
+            // On a disk that is full there is no place to say so either.
+            let _ = self.file.write_all(format!("\n[triplock: the log is over its limit: {why}]\n").as_bytes());
+        }
+    }
 }
+
+/// Every so many queued runs of a lane, their directory is listed.
+const SWEEP: u64 = 64;
 
 #[cfg(test)]
 mod tests;
