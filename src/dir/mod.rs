@@ -75,6 +75,15 @@ pub(crate) enum Access {
     ReadWrite,
 }
 
+impl Access {
+    fn flags(self) -> OFlags {
+        match self {
+            Self::Read => OFlags::RDONLY,
+            Self::ReadWrite => OFlags::RDWR,
+        }
+    }
+}
+
 impl Dir {
     pub(crate) fn path_of(&self, name: &str) -> PathBuf {
         self.path.join(name)
@@ -95,11 +104,7 @@ impl Dir {
 
     /// Opens a file that is there, or says that none is.
     pub(crate) fn open(&self, name: &str, access: Access) -> Result<Option<(File, Stat)>> {
-        let flags = match access {
-            Access::Read => OFlags::RDONLY,
-            Access::ReadWrite => OFlags::RDWR,
-        };
-        match self.at(name, flags) {
+        match self.at(name, access.flags()) {
             Ok(file) => self.regular(name, file).map(Some),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(self.open_error("open", name, errno)),
@@ -159,7 +164,7 @@ impl Dir {
     /// Makes a file afresh that is for its maker alone, whoever shares the directory; one of that name that a killed process
     /// left behind is removed first. The caller holds the lock that guards the name.
     pub(crate) fn create_private(&self, name: &str) -> Result<File> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         for _ in 0..2 {
             match rustix::fs::openat(&self.fd, name, flags, Mode::RUSR | Mode::WUSR) {
                 Ok(fd) => return Ok(File::from(fd)),
@@ -170,11 +175,11 @@ impl Dir {
         Err(Error::cannot_create(self.path_of(name), io::ErrorKind::AlreadyExists))
     }
 
-    /// Opens such a file for reading, and says whose it is: the number of its maker, which nobody but root can forge. `None`
+    /// Opens such a file, and says whose it is: the number of its maker, which nobody but root can forge. `None`
     /// when there is none.
-    pub(crate) fn open_private(&self, name: &str) -> Result<Option<(File, u32)>> {
+    pub(crate) fn open_private(&self, name: &str, access: Access) -> Result<Option<(File, u32)>> {
         let failed = |errno| self.open_error("open", name, errno);
-        match self.at(name, OFlags::RDONLY) {
+        match self.at(name, access.flags()) {
             Ok(file) => {
                 let stat = rustix::fs::fstat(&file).map_err(failed)?;
                 match rustix::fs::FileType::from_raw_mode(stat.st_mode) {

@@ -4,8 +4,8 @@
 //!    same time gets the next of each, so runs stand in the lane in the order of their numbers.
 //! 2. The file comes before the line. Killed in between, a file is left that no line speaks of: nobody was told its number,
 //!    and whoever gets that number replaces it. The other way round the ledger would have a run that nothing can start.
-//! 3. Then the file, the line, and the file's name are synced; only then is the number told, and the process forked that
-//!    waits and runs. What fails until then is taken back, so nothing is half queued. Forked earlier, it could have run
+//! 3. Then the line and a second copy of the file are synced ([`super::journal`] says why not the file); only then is the
+//!    number told, and the process forked that waits and runs. What fails until then is taken back, so nothing is half queued. Forked earlier, it could have run
 //!    what the caller was told is not queued.
 //! 4. The child inherits the ticket, so there is no moment at which nobody has it. It keeps nothing else of the caller's
 //!    ([`crate::process::detach`]), and until it has left, the end of the caller's
@@ -14,7 +14,7 @@
 use std::ffi::OsString;
 
 use super::{
-    Queue, Request,
+    Queue, Request, journal,
     lane_queue::{Pending, view},
     waiter,
 };
@@ -90,7 +90,7 @@ fn place(state: &StateDir, lane: &Name, mut request: Request) -> Result<Result<(
             placed = Err(Ok(totals.queued));
             return Vec::new();
         }
-        match put(&queue, &mut request, totals.next_run()) {
+        match put(&queue, &mut request, totals.next_run(), totals.queued) {
             Ok(file) => placed = Ok(Some(file)),
             Err(e) => {
                 placed = Err(Err(e));
@@ -119,21 +119,28 @@ fn place(state: &StateDir, lane: &Name, mut request: Request) -> Result<Result<(
             return Err(e);
         }
     };
-    let synced = file.sync_data().map_err(|e| Error::io("sync", queue.dir.path_of(&name), e));
-    match synced.and_then(|()| appended.sync()).and_then(|()| queue.dir.sync()) {
+    let synced = file.sync_data().map_err(|e| Error::io("sync the requests of", queue.path(), e));
+    match synced.and_then(|()| appended.sync()) {
         Ok(()) => Ok(Ok((queue, request, ticket))),
         Err(e) => Err(take_back(&queue, &request, e)),
     }
 }
 
-/// The next ticket, and the run's file.
-fn put(queue: &Queue, request: &mut Request, run: RunId) -> Result<(std::fs::File, Ticket)> {
+/// The next ticket, the run's file, and the one with its request that is to be synced.
+fn put(queue: &Queue, request: &mut Request, run: RunId, waiting: u64) -> Result<(std::fs::File, Ticket)> {
     let ticket = queue.lane()?.take(run.0)?;
     // Whoever waits for this run waits for that byte, so it is locked before anybody can know the run.
     ticket.begin_run()?;
     request.placed(run, ticket.place().ticket);
-    let file = request.write(&queue.dir, &Pending::from(ticket.place()).file_name())?;
-    Ok((file, ticket))
+    let name = Pending::from(ticket.place()).file_name();
+    request.write(&queue.dir, &name)?;
+    match journal::append(queue, request, waiting) {
+        Ok(file) => Ok((file, ticket)),
+        Err(e) => {
+            queue.dir.unlink(&name)?;
+            Err(e)
+        }
+    }
 }
 
 /// It is not queued after all: gives why.

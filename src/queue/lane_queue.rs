@@ -2,6 +2,7 @@
 //!
 //!     17-1764444444123456.json    run 17 stands in the lane with that ticket: what is to be run
 //!     17-1764444444123456.left    the same, and it is recorded that its process is gone
+//!     requests-1000               what user 1000 queued, for after a power cut ([`super::journal`])
 //!     paused                      nothing of the queue starts
 //!     resuming                    the lock of who gives runs their processes again
 //!
@@ -172,6 +173,21 @@ impl Queue {
     /// The same of many: the ledger is read once.
     pub(super) fn views(&self, runs: impl IntoIterator<Item = RunId>) -> Result<BTreeMap<RunId, RunView>> {
         views(&self.files, runs.into_iter().collect())
+    }
+
+    /// The runs that the ledger says stand in the lane, of which there are so many.
+    pub(super) fn queued(&self, count: u64) -> Result<Vec<Pending>> {
+        let mut queued = Vec::new();
+        for view in Runs::of(&self.files, None)? {
+            let view = view?;
+            if let (RunState::Queued, Some(ticket)) = (view.state, view.ticket) {
+                queued.push(Pending { ticket, run: view.run, is_left: false });
+            }
+            if queued.len() as u64 >= count {
+                break;
+            }
+        }
+        Ok(queued)
     }
 
     /// Those of them that stand in the lane, as the ledger has it. The others have a file only: they started, and were killed

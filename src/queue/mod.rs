@@ -11,6 +11,7 @@
 mod add;
 mod cancel;
 mod dependency;
+mod journal;
 mod lane_queue;
 mod list;
 mod pause;

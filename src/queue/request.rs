@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lane_queue::Pending;
 use crate::{
-    dir::Dir,
+    dir::{Access, Dir},
     error::{Error, Result},
     job::{LaneRun, Options, Policy, RunId},
     lock::{Place, Wait},
@@ -142,12 +142,17 @@ impl Request {
         wanted.into_iter().map(|(name, value)| (name, Some(value))).chain(surplus).collect()
     }
 
+    /// As it stands in a file.
+    pub(super) fn line(&self) -> Vec<u8> {
+        let mut line = serde_json::to_vec(self).expect("a request is plain data");
+        line.push(b'\n');
+        line
+    }
+
     /// Writes it to a new file of its maker's own. The caller holds the lock that guards the name.
     pub(super) fn write(&self, dir: &Dir, name: &str) -> Result<std::fs::File> {
         let mut file = dir.create_private(name)?;
-        let mut line = serde_json::to_vec(self).expect("a request is plain data");
-        line.push(b'\n');
-        if let Err(e) = file.write_all(&line) {
+        if let Err(e) = file.write_all(&self.line()) {
             dir.unlink(name)?;
             return Err(Error::cannot_create(dir.path_of(name), e));
         }
@@ -184,7 +189,7 @@ impl Request {
             }
             Some(_) => {}
         }
-        let Some((mut file, owner)) = dir.open_private(name)? else { return Ok(None) };
+        let Some((mut file, owner)) = dir.open_private(name, Access::Read)? else { return Ok(None) };
         if owner != ours {
             return Err(Error::Denied { path: path(), why: "somebody exchanges it".to_owned() });
         }

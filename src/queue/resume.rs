@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::{Queue, Request, lane_queue::Pending, waiter};
+use super::{Queue, Request, journal, lane_queue::Pending, waiter};
 use crate::{
     clock::SystemClock,
     dir::StateDir,
-    error::Result,
+    error::{Error, Result},
     job::{Event, Look, Place, RunId, remains},
     lock::{Acquire, FileLock, Identity, Missing, Ticket, Until},
     process::Departure,
@@ -40,6 +40,7 @@ pub(crate) fn resume(state: &StateDir, queues: &[Queue]) -> Result<Vec<Resumed>>
         if !was_paused {
             queue.pause()?;
         }
+        restore(queue)?;
         resumed.push(Resumed { was_paused, cut_off: record_the_cut_off(queue)?, ..Resumed::default() });
     }
     let departure = waiter::departure()?;
@@ -51,6 +52,21 @@ pub(crate) fn resume(state: &StateDir, queues: &[Queue]) -> Result<Vec<Resumed>>
         queue.unpause()?;
     }
     Ok(resumed)
+}
+
+/// Makes the files again that a power cut took.
+fn restore(queue: &Queue) -> Result<()> {
+    let queued = queue.files().totals()?.unwrap_or_default().queued;
+    let pending = queue.pending()?;
+    let is_whole =
+        |pending: &&Pending| !matches!(Request::of(&queue.dir, **pending), Ok(None) | Err(Error::Corrupt { .. }));
+    let whole: BTreeSet<_> = pending.iter().filter(is_whole).map(|pending| pending.run).collect();
+    // (There may be more: leftovers.)
+    if whole.len() as u64 >= queued {
+        return Ok(());
+    }
+    let lost = queue.queued(queued)?.into_iter().filter(|pending| !whole.contains(&pending.run)).collect::<Vec<_>>();
+    journal::restore(queue, &lost)
 }
 
 fn give_processes(state: &StateDir, queue: &Queue, resumed: &mut Resumed, departure: &Departure) -> Result<()> {

@@ -1,0 +1,107 @@
+//! Requests on disk before they are answered: `LANE.queue/requests-UID`, a line each.
+//!
+//! A run's own file ([`super::lane_queue`]) is made without a sync: to make a new file durable costs several times what
+//! appending to an old one does, and `queue add` would take half as long again. So the request is appended here too, and this is
+//! what is synced. After a power cut a run may be in the ledger and its file missing or empty; `resume` makes it again from
+//! here. Nothing else reads this.
+//!
+//! Like the files, it is its maker's alone: what a user's runs do stands in that user's file, and only that user restores
+//! from it. It begins anew whenever nothing stands in the lane; one that never gets there is copied when it is large, without the lines of
+//! what has started.
+
+use std::{
+    fs::File,
+    io::{Read as _, Write as _},
+    os::unix::fs::FileExt as _,
+};
+
+use super::{Queue, Request, lane_queue::Pending};
+use crate::{
+    dir::{Access, Dir, stat_file},
+    error::{Error, Result},
+};
+
+/// One that is larger, in bytes, is copied.
+const LARGE: u64 = 16 * 1024 * 1024;
+
+/// Appends a request, whose file is there already; to be synced by the caller. The caller has `NAME.commit`. `waiting`: how many
+/// stand in the lane.
+pub(super) fn append(queue: &Queue, request: &Request, waiting: u64) -> Result<File> {
+    let dir = &queue.dir;
+    let name = name();
+    let path = || dir.path_of(&name);
+    let (file, mut size) = match open(dir, &name, Access::ReadWrite)? {
+        Some(file) => {
+            let size = stat_file(&file).map_err(|e| Error::io("stat", path(), e))?.size;
+            (file, size)
+        }
+        None => {
+            let file = dir.create_private(&name)?;
+            // A line in a file without a name is lost.
+            dir.sync()?;
+            (file, 0)
+        }
+    };
+    if waiting == 0 && size > 0 {
+        file.set_len(0).map_err(|e| Error::io("empty", path(), e))?;
+        size = 0;
+    }
+    if size > LARGE {
+        return copy(queue, &name);
+    }
+    let line = request.line();
+    if let Err(e) = file.write_all_at(&line, size) {
+        // Should that fail too, there is a torn end, which is no line.
+        let _ = file.set_len(size);
+        return Err(Error::cannot_create(path(), e));
+    }
+    Ok(file)
+}
+
+/// A new one, with what this user has in the lane.
+fn copy(queue: &Queue, name: &str) -> Result<File> {
+    let fresh = format!("{name}.new");
+    let mut file = queue.dir.create_private(&fresh)?;
+    for pending in queue.pending()? {
+        // Another user's is in another.
+        let Ok(Some(request)) = Request::of(&queue.dir, pending) else { continue };
+        file.write_all(&request.line()).map_err(|e| Error::cannot_create(queue.dir.path_of(&fresh), e))?;
+    }
+    file.sync_data().map_err(|e| Error::io("sync", queue.dir.path_of(&fresh), e))?;
+    queue.dir.rename(&fresh, name)?;
+    queue.dir.sync()?;
+    Ok(file)
+}
+
+/// Makes the files again of those runs whose file is missing or torn, as far as this user queued them.
+pub(super) fn restore(queue: &Queue, lost: &[Pending]) -> Result<()> {
+    let name = name();
+    let Some(mut file) = open(&queue.dir, &name, Access::Read)? else { return Ok(()) };
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).map_err(|e| Error::io("read", queue.dir.path_of(&name), e))?;
+    // A power cut leaves torn lines, or NULs.
+    let requests = text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Request>(line).ok());
+    for request in requests {
+        if let Some(pending) = lost.iter().find(|pending| Pending::from(request.place()) == **pending) {
+            request
+                .write(&queue.dir, &pending.file_name())?
+                .sync_data()
+                .map_err(|e| Error::io("sync", queue.dir.path_of(&pending.file_name()), e))?;
+        }
+    }
+    queue.dir.sync()
+}
+
+/// Only that of this user is believed, whoever made one of that name.
+fn open(dir: &Dir, name: &str, access: Access) -> Result<Option<File>> {
+    match dir.open_private(name, access)? {
+        Some((_, owner)) if owner != rustix::process::geteuid().as_raw() => {
+            Err(Error::Denied { path: dir.path_of(name), why: "another user made it; remove it".to_owned() })
+        }
+        opened => Ok(opened.map(|(file, _)| file)),
+    }
+}
+
+fn name() -> String {
+    format!("requests-{}", rustix::process::geteuid().as_raw())
+}
