@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Where and how to print.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Output {
     pub(crate) json: bool,
     pub(crate) quiet: bool,

@@ -15,7 +15,8 @@ was asked for and did not happen. Takes no lock."
 pub(crate) struct History {
     /// The job [default: all jobs, by time].
     pub(crate) job: Option<Name>,
-    /// Only what went wrong: `failed`, `timed_out`, `lost`, `refused`, `not_started`.
+    /// Only what went wrong: `failed`, `timed_out`, `lost`, `refused`, `not_started`, `lease_lost`,
+    /// `dependency_failed`.
     #[arg(long)]
     pub(crate) failed: bool,
     /// Only what was not over that long ago: seconds, or 90s 5m 1h 7d.

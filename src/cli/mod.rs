@@ -27,7 +27,7 @@ pub(crate) use history::History;
 pub(crate) use install::{Install, Scheduler, Scope as InstallScope, Uninstall};
 pub(crate) use logs::Logs;
 pub(crate) use man::Man;
-pub(crate) use queue::{Queue, QueueAdd, Target};
+pub(crate) use queue::{Queue, QueueAdd, QueuedProcess, Target};
 pub(crate) use run::{Run, Stop};
 pub(crate) use status::Status;
 pub(crate) use update::Update;
@@ -180,6 +180,9 @@ pub(crate) enum Command {
     Completions(Completions),
     /// Print the manual page of triplock or of a subcommand, or write them all.
     Man(Man),
+    /// The process of a queued run.
+    #[command(hide = true)]
+    QueuedProcess(QueuedProcess),
     /// One student of a race, as a process of its own.
     #[command(hide = true)]
     RaceStudent(RaceStudent),

@@ -42,12 +42,13 @@ found, 125 when it was never run (cancelled, or a run before it failed) or was l
         /// The run, as `queue add` printed it.
         run: LaneRun,
     },
-    /// Start nothing more in a lane until it is resumed, also after a reboot; what runs goes on.
+    /// Start no queued run of a lane until it is resumed by its name, also after a reboot; what runs goes on.
     Pause {
         /// The lane.
         lane: Name,
     },
-    /// End a pause, and start a process for each waiting run that has none (after a reboot, or a kill); say what was cut off.
+    /// Start a process for each waiting run that has none (after a reboot, or a kill), and say what was cut off; of a lane that is
+    /// named, end the pause.
     #[command(
         after_help = "Runs keep their places. To have it done at each start of the machine: `@reboot triplock queue resume` \
 in the crontab."
@@ -56,14 +57,14 @@ in the crontab."
         /// The lane [default: all].
         lane: Option<Name>,
     },
-    /// The process of a queued run.
-    #[command(hide = true)]
-    Adopt {
-        /// The run.
-        run: LaneRun,
-        /// The descriptor of its lane.
-        descriptor: i32,
-    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct QueuedProcess {
+    /// The run.
+    pub(crate) run: LaneRun,
+    /// The descriptor of its lane.
+    pub(crate) descriptor: i32,
 }
 
 #[derive(Debug, Args)]

@@ -140,7 +140,7 @@ pub(crate) struct CourseOptions {
     /// Give the command no lock descriptor: if triplock is killed, the lock is free though the command runs on.
     #[arg(short = 'o', long, help_heading = "Lock and output")]
     pub(crate) close: bool,
-    /// How many logs are kept [default: 20].
+    /// How many logs are kept [default: 20, of queued runs 1000].
     #[arg(long, value_name = "N", value_parser = settings::count, allow_negative_numbers = true)]
     #[arg(help_heading = "Lock and output")]
     pub(crate) keep_runs: Option<u32>,

@@ -21,6 +21,7 @@ use crate::{
     error::{Error, Result},
     exit::ExitCode,
     job::{JobFiles, Look, Outcome, RunState, RunView, Runs, ServerJob, ServerJobs},
+    lock::Lane,
     name::Name,
     output::{Output, report},
     store::StoreUrl,
@@ -162,11 +163,14 @@ fn newest(mut sources: Vec<Source<'_>>, failed: bool, most: usize) -> Result<(Ve
         let source = &mut sources[at];
         let Some(run) = std::mem::replace(&mut source.next, source.runs.next()) else { continue };
         let mut run = run?;
-        if run.state == RunState::Unknown {
-            match source.origin {
-                Origin::Files(files) => run = settled(files, run, &mut look)?,
-                Origin::Server(job) => run.settle_lease(job.runs(run.run)),
+        match (run.state, source.origin) {
+            (RunState::Unknown, Origin::Files(files)) => run = settled(files, run, &mut look)?,
+            (RunState::Unknown, Origin::Server(job)) => run.settle_lease(job.runs(run.run)),
+            (RunState::Queued, Origin::Files(files)) => {
+                let lane = Lane::open(&files.dir, files.job.as_str())?;
+                run.settle_queued(lane.map_or(Ok(false), |lane| lane.has_run(run.run.0))?);
             }
+            _ => {}
         }
         if !failed || run.outcome.is_some_and(Outcome::is_failure) {
             found.push(run);
@@ -209,7 +213,7 @@ fn rows(runs: &[RunView], of_all_jobs: bool) -> Table<11> {
         "JOB", "RUN:", "STARTED", "TOOK:", "OUTCOME", "EXIT:", "TRIES:", "CPU:", "MEMORY:", "WAITED:", "NOTE",
     ]);
     for run in runs {
-        let has_run = run.state != RunState::NotRun;
+        let has_run = !matches!(run.state, RunState::NotRun | RunState::Queued | RunState::Stranded);
         // Nobody measured a run whose wrapper was gone, nor one that never started.
         let is_measured = run.duration.is_some() && run.peak_memory > 0;
         let figure = |text: String| if is_measured { text.into() } else { Cell::default() };
@@ -252,6 +256,8 @@ fn outcome(run: &RunView) -> Cell {
     match (run.state, run.outcome) {
         (_, Some(outcome)) => self::painted(outcome),
         (RunState::Running, None) => Cell::painted("running", Paint::Active),
+        (RunState::Queued, None) => Cell::painted("waiting", Paint::Notable),
+        (RunState::Stranded, None) => Cell::painted("stranded", Paint::Bad),
         (_, None) => Cell::painted("unknown", Paint::Notable),
     }
 }

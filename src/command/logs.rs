@@ -27,6 +27,9 @@ use crate::{
 /// Prints a log, follows it, or lists those there are.
 pub(super) fn logs(output: &Output, global: &Global, args: &cli::Logs) -> Result<ExitCode> {
     let (job, wanted, cli::Logs { follow, list, .. }) = (args.job(), args.run(), args);
+    if let (cli::Target::Run(run), Some(number)) = (&args.of, args.run) {
+        return Err(Error::Usage(format!("{run} is a run already; leave {number} out")));
+    }
     let server = server(global)?.map(|url| ServerJobs::connect(&url)).transpose()?;
     let queued = match wanted {
         Some(run) if !list && server.is_none() => queued(global, job, run, *follow)?,

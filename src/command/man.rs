@@ -30,7 +30,10 @@ pub(super) fn man(output: &Output, args: &cli::Man) -> Result<ExitCode> {
 
 fn print(output: &Output, manual: &Manual, words: &[String]) -> Result<ExitCode> {
     let asked = words.join(" ");
-    let Some(page) = manual.page(words) else {
+    // As the pages name each other, and as what is typed: `queue-add(1)`, `queue add`.
+    let split: Vec<String> =
+        words.iter().flat_map(|word| word.trim_start_matches("triplock-").split('-')).map(str::to_owned).collect();
+    let Some(page) = manual.page(words).or_else(|| manual.page(&split)) else {
         return Err(Error::Usage(format!("no such subcommand: {asked}; `triplock --help` lists them")));
     };
     let mut to = io::stdout().lock();

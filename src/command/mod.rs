@@ -92,6 +92,7 @@ pub fn main() -> u8 {
         Command::Completions(args) => completions::completions(args.shell).map_err(Into::into),
         Command::Man(args) => man::man(&output, &args).map_err(Into::into),
         Command::Race(args) => race::race(&output, &global, &args),
+        Command::QueuedProcess(args) => queue::process(&global, &args),
         Command::RaceStudent(args) => race::student(&global, &args),
     };
     done.unwrap_or_else(|error| output::report(&output, &error, || place(&global).ok())).code()

@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Result},
     exit::ExitCode,
     job::{
-        LaneRun, Outcome, RunId,
+        JobFiles, LaneRun, Outcome, RunId,
         definition::{Resolved, Sources},
     },
     name::Name,
@@ -42,12 +42,15 @@ pub(super) fn queue(output: &Output, global: &Global, command: cli::Queue) -> an
         cli::Queue::Retry { run } => retry(output, existing(global)?.as_ref(), &run)?,
         cli::Queue::Pause { lane } => pause(output, global, &lane)?,
         cli::Queue::Resume { lane } => resume(output, existing(global)?.as_ref(), lane.as_ref())?,
-        cli::Queue::Adopt { run, descriptor } => {
-            queue::adopt(existing(global)?.as_ref().ok_or_else(|| no_such_lane(&run.lane))?, &run, descriptor)?;
-            ExitCode::Success
-        }
     };
     Ok(code.code())
+}
+
+/// The process of a queued run.
+pub(super) fn process(global: &Global, args: &cli::QueuedProcess) -> anyhow::Result<ExitCode> {
+    let state = existing(global)?.ok_or_else(|| no_such_lane(&args.run.lane))?;
+    queue::adopt(&state, &args.run, args.descriptor)?;
+    Ok(ExitCode::Success)
 }
 
 fn existing(global: &Global) -> Result<Option<StateDir>> {
@@ -57,7 +60,7 @@ fn existing(global: &Global) -> Result<Option<StateDir>> {
 fn no_such_lane(lane: &Name) -> Error {
     Error::NoSuchJob {
         job: lane.clone(),
-        why: "nothing was ever queued there; `triplock queue list` shows the lanes".to_owned(),
+        why: "nothing was ever queued there (a run is LANE/NUMBER); `triplock queue list` shows the lanes".to_owned(),
     }
 }
 
@@ -65,7 +68,13 @@ fn add(output: &Output, global: &Global, args: &cli::QueueAdd) -> Result<ExitCod
     let sources = Sources::new(args.course.config.as_deref(), &Environment::current())?;
     let settings = args.settings();
     let keep_runs = settings.keep_runs.unwrap_or(KEEP_RUNS);
-    let Resolved { command, mut options, .. } = sources.resolve(&args.lane, args.command.clone(), settings)?;
+    let resolved = sources.resolve(&args.lane, args.command.clone(), settings);
+    let Resolved { command, mut options, .. } = resolved.map_err(|e| match e {
+        Error::NoSuchJob { job, .. } if args.command.is_empty() => Error::Usage(format!(
+            "a command is missing: `triplock queue add {job} -- COMMAND` (only a job that a job file defines is queued without)"
+        )),
+        e => e,
+    })?;
     if !args.command.is_empty() {
         options.keep_runs = keep_runs;
     }
@@ -74,7 +83,11 @@ fn add(output: &Output, global: &Global, args: &cli::QueueAdd) -> Result<ExitCod
     request.after.clone_from(&args.after);
     request.even_if_failed = args.even_if_failed;
     let added = queue::add(&state, &args.lane, request)?;
-    tell_added(output, &args.lane, &added)
+    let told = tell_added(output, &args.lane, &added)?;
+    if JobFiles::new(JobFiles::make_directory(&state)?, args.lane.clone()).is_paused()? {
+        output.message(&is_paused(&args.lane));
+    }
+    Ok(told)
 }
 
 fn tell_added(output: &Output, lane: &Name, added: &Added) -> Result<ExitCode> {
@@ -87,7 +100,10 @@ fn tell_added(output: &Output, lane: &Name, added: &Added) -> Result<ExitCode> {
     match added {
         Added::Queued(run) => {
             let added = Line { run, lane: &run.lane, number: run.run };
-            written(output.result(&mut io::stdout().lock(), &added, || run), ExitCode::Success)
+            let mut to = io::stdout().lock();
+            // Also when quiet: it is what was asked for, and the only way to find the run again.
+            let loud = Output { quiet: false, ..output.clone() };
+            written(loud.result(&mut to, &added, || run), ExitCode::Success)
         }
         Added::Full(waiting) => {
             let message = format!("lane {lane} is full: {waiting} runs wait there; try later, or use another lane");
@@ -117,7 +133,7 @@ fn list(output: &Output, state: Option<&StateDir>, lane: Option<&Name>) -> Resul
     for queue in queues(state, lane)? {
         let is_paused = queue.is_paused()?;
         if is_paused {
-            output.message(&format!("lane {0} is paused; `triplock queue resume {0}` ends that", queue.name()));
+            output.message(&self::is_paused(queue.name()));
         }
         listed.extend(queue.list()?);
     }
@@ -162,7 +178,15 @@ fn wait(output: &Output, state: Option<&StateDir>, targets: &[Target]) -> anyhow
             Target::Run(run) => runs.push(run.clone()),
             Target::Lane(lane) => {
                 for queue in queues(state, Some(lane))? {
-                    runs.extend(queue.list()?.into_iter().filter(|run| run.queued.is_some()).map(|run| run.run));
+                    let listed = queue.list()?.into_iter().filter(|run| run.queued.is_some());
+                    let before = runs.len();
+                    runs.extend(listed.map(|run| run.run));
+                    if runs.len() == before {
+                        output.message(&format!("nothing runs and nothing waits in lane {lane} (any more)"));
+                    }
+                    if queue.is_paused()? {
+                        output.message(&is_paused(lane));
+                    }
                 }
             }
         }
@@ -228,11 +252,18 @@ fn cancel(output: &Output, state: Option<&StateDir>, targets: &[Target]) -> Resu
             Some(run) => vec![run],
             None => queue.pending()?.into_iter().map(|pending| pending.run).collect(),
         };
+        if runs.is_empty() {
+            output.message(&format!("nothing waits in lane {lane}"));
+        }
         for (run, cancelled) in runs.iter().zip(queue::cancel(&queue, &runs)?) {
             let run = queue.run(*run);
             let id = run.to_string();
             let code = match cancelled {
                 Ok(Cancelled::Done) => {
+                    if output.json {
+                        let line = serde_json::json!({ "run": id, "what": "cancelled" });
+                        written(output.result(&mut io::stdout().lock(), &line, || ""), ExitCode::Success)?;
+                    }
                     output.message(&format!("{run}: cancelled"));
                     continue;
                 }
@@ -270,8 +301,7 @@ fn retry(output: &Output, state: Option<&StateDir>, run: &LaneRun) -> Result<Exi
 fn pause(output: &Output, global: &Global, lane: &Name) -> Result<ExitCode> {
     let state = StateDir::open(state_path(global)?, global.allow_network_fs)?;
     Queue::make(&state, lane)?.pause()?;
-    output.message(&format!("lane {lane} is paused"));
-    Ok(ExitCode::Success)
+    tell_of_pause(output, lane, true)
 }
 
 fn resume(output: &Output, state: Option<&StateDir>, lane: Option<&Name>) -> Result<ExitCode> {
@@ -287,31 +317,52 @@ fn resume(output: &Output, state: Option<&StateDir>, lane: Option<&Name>) -> Res
     let mut code = ExitCode::Success;
     let mut is_anything = false;
     let queues = queues(state, lane)?;
-    let all = state.map_or_else(|| Ok(Vec::new()), |state| queue::resume(state, &queues))?;
+    // Who means all lanes brings a machine up again: what somebody paused stays paused.
+    let ends_pauses = lane.is_some();
+    let all = state.map_or_else(|| Ok(Vec::new()), |state| queue::resume(state, &queues, ends_pauses))?;
     for (queue, resumed) in queues.iter().zip(all) {
-        let mut tell = |run: RunId, what, why: Option<&str>, words: &str| {
+        let mut line = |run: RunId, what, why: Option<&str>, words: &str| {
             is_anything = true;
             let run = queue.run(run);
             let printed = output.result(&mut to, &Line { run: &run, what, why }, || format!("{run}: {words}"));
             written(printed, ExitCode::Success)
         };
         for run in resumed.cut_off {
-            tell(run, "cut_off", None, "was cut off while it ran; `triplock queue retry` queues it again")?;
+            let again = format!("was cut off while it ran; `triplock queue retry {}` queues it again", queue.run(run));
+            line(run, "cut_off", None, &again)?;
         }
         for run in resumed.started {
-            tell(run, "resumed", None, "waits in its lane again")?;
+            line(run, "resumed", None, "waits in its lane again")?;
         }
         for (run, why) in resumed.failed {
             code = ExitCode::Refused;
-            tell(run, "failed", Some(&why), &format!("could not be resumed: {why}"))?;
+            line(run, "failed", Some(&why), &format!("could not be resumed: {why}"))?;
         }
         if resumed.was_paused {
             is_anything = true;
-            output.message(&format!("lane {} is paused no more", queue.name()));
+            tell_of_pause(output, queue.name(), !ends_pauses)?;
         }
     }
     if !is_anything {
         output.message("nothing to resume: every run that waits has its process");
     }
     Ok(code)
+}
+
+fn is_paused(lane: &Name) -> String {
+    format!("lane {lane} is paused; `triplock queue resume {lane}` ends that")
+}
+
+/// Whether a lane is paused now.
+fn tell_of_pause(output: &Output, lane: &Name, paused: bool) -> Result<ExitCode> {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        lane: &'a Name,
+        paused: bool,
+    }
+    if output.json {
+        return written(output.result(&mut io::stdout().lock(), &Line { lane, paused }, || ""), ExitCode::Success);
+    }
+    output.message(&if paused { is_paused(lane) } else { format!("lane {lane} is paused no more") });
+    Ok(ExitCode::Success)
 }

@@ -51,6 +51,8 @@ struct JobStatus {
     fence: u64,
     /// How many runs wait in its lane.
     queued: u64,
+    /// Whether that is paused.
+    paused: bool,
 }
 
 /// What has one lock.
@@ -129,7 +131,8 @@ pub(super) fn status(output: &Output, global: &cli::Global, name: Option<&Name>)
     let mut jobs = Vec::new();
     for (files, slots, totals) in read {
         let (totals, slots) = look.slots(&files, totals, &slots)?;
-        jobs.push(JobStatus::new(files.job, totals, slots));
+        let paused = files.is_paused()?;
+        jobs.push(JobStatus { paused, ..JobStatus::new(files.job, totals, slots) });
     }
     let never_run = never_run.into_iter().filter(is_wanted);
     jobs.extend(never_run.map(|job| JobStatus::new(job, Totals::default(), Vec::new())));
@@ -244,6 +247,7 @@ impl JobStatus {
             last_run: totals.last_run,
             fence: totals.fence,
             queued: totals.queued,
+            paused: false,
         }
     }
 
@@ -339,7 +343,7 @@ fn job_rows(jobs: &[JobStatus]) -> Table<11> {
         let ago = |last: &Last| format!("{} ago", text::since(last.end, now));
         let mut row: [Cell; 11] = [
             job.job.as_str().into(),
-            "idle".into(),
+            if job.paused { Cell::painted("paused", Paint::Notable) } else { "idle".into() },
             Cell::default(),
             Cell::default(),
             match job.latest() {

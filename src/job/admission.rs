@@ -24,6 +24,9 @@ pub(crate) trait Admission {
     /// right.
     fn standing(&self) -> Result<Standing>;
 
+    /// Whether somebody asked for its end (`stop`) while it had its job's lock and waited for another.
+    fn is_stopped(&self) -> Result<bool>;
+
     /// Its start is recorded, or that it will not be run: it stands in its lane no more.
     fn leave(&self);
 }

@@ -43,6 +43,14 @@ impl JobFiles {
         if slot <= 1 { format!("{job}.{LOCK}") } else { format!("{job}.{SLOT}{slot}") }
     }
 
+    /// The file in that directory which says that its lane is paused.
+    pub(crate) const PAUSED: &str = "paused";
+
+    /// Whether its lane is paused.
+    pub(crate) fn is_paused(&self) -> Result<bool> {
+        Ok(self.dir.stat(&format!("{}/{}", self.queue(), Self::PAUSED))?.is_some())
+    }
+
     /// The directory of who stands in its lane: `NAME.queue`.
     pub(crate) fn queue(&self) -> String {
         format!("{}.{QUEUE}", self.job)

@@ -15,7 +15,7 @@
 //!    otherwise wait for the disk because another run starts. Syncing later syncs more lines, never fewer.
 //! 5. A new ledger's name is synced before its first line is written: a line on disk in a file without a name is lost.
 //!    An empty ledger may be one whose maker was killed before it did so, and is treated as new.
-//! 6. A ledger larger than 16 MiB is renamed to `NAME.old`, over an older one, and the first line of the new one goes on
+//! 6. A ledger larger than 16 MiB (256 while queued runs wait) is renamed to `NAME.old`, over an older one, and the first line of the new one goes on
 //!    with its sums: run ids, fences and counters never start over. Killed between the two, there is no ledger, or an
 //!    empty one; then, and when no line of it is intact, the sums are those of `NAME.old`. A new ledger whose first lines
 //!    a power cut took is no worse: what was not synced was not answered. Whoever puts a ledger aside syncs it first: a
@@ -47,6 +47,7 @@ use crate::{
     dir::{Access, FileId, StateDir},
     error::{Error, Result},
     lock::{FileLock, HeldFile, Identity, Missing, Taken, Until},
+    name::Name,
 };
 
 /// How long `NAME.commit` is waited for; an append takes microseconds.
@@ -54,6 +55,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A ledger that is larger, in bytes, is put aside.
 const ROTATE_AT: u64 = 16 * 1024 * 1024;
+
+/// So many times as large while runs wait.
+const WAITING: u64 = 16;
 
 /// How much of a ledger's end is read first, in bytes.
 const TAIL: u64 = 4096;
@@ -125,6 +129,15 @@ impl JobLedger {
     pub(crate) fn named_locks(&self, state: &StateDir) -> Result<FileLock> {
         let dir = Arc::new(state.make_subdirectory("locks")?);
         Ok(FileLock::in_dir(dir, Arc::clone(&self.identity), Arc::clone(&self.clock)))
+    }
+
+    /// Whether the job's lane is paused.
+    pub(crate) fn is_paused(&self) -> Result<bool> {
+        self.files.is_paused()
+    }
+
+    pub(crate) fn job(&self) -> &Name {
+        &self.files.job
     }
 
     pub(crate) fn now(&self) -> DateTime<Utc> {
@@ -202,7 +215,9 @@ impl JobLedger {
         let mut open = self.open()?;
         let events = decide(&open.totals);
         let path = self.files.dir.path_of(&self.files.ledger);
-        if !events.is_empty() && open.size > self.rotate_at {
+        // Runs that wait in the lane must not be forgotten: of the ledger before the last one nothing is left. (Within limits.)
+        let limit = if open.totals.queued == 0 { self.rotate_at } else { self.rotate_at * WAITING };
+        if !events.is_empty() && open.size > limit {
             open = self.rotate(open)?;
         }
         // As the line keeps it, so that the sums here are those that the next one reads.

@@ -225,7 +225,12 @@ impl Run<'_> {
         let (why, holder) = match by {
             By::Unknown => (what, None),
             By::Waiters => {
-                (format!("others wait for {}", named.map_or("it".to_owned(), |name| format!("lock {name}"))), None)
+                let is_paused = named.is_none() && ledger.is_paused().unwrap_or(false);
+                let paused = if is_paused { " (its lane is paused: `triplock queue resume`)" } else { "" };
+                (
+                    format!("others wait for {}{paused}", named.map_or("it".to_owned(), |name| format!("lock {name}"))),
+                    None,
+                )
             }
             By::Leftover(holder) => {
                 (format!("what run under pid {} started still runs, though that is gone", holder.pid), Some(holder))
@@ -249,9 +254,13 @@ impl Run<'_> {
         waited: Duration,
     ) -> Done {
         let done = Done { outcome, code, why: Some(reason.clone()), holder: holder.clone(), warnings: Vec::new() };
-        if self.queued.is_some() && outcome == Outcome::Interrupted {
-            // Its place is kept: a machine that shuts down sends TERM to everybody.
-            return done;
+        let mut outcome = outcome;
+        if let (Some(queued), Outcome::Interrupted) = (self.queued, outcome) {
+            if !queued.is_stopped().unwrap_or(false) {
+                // Its place is kept: a machine that shuts down sends TERM to everybody.
+                return done;
+            }
+            outcome = Outcome::Cancelled;
         }
         let mut is_wanted = Ok(true);
         let recorded = ledger

@@ -35,9 +35,11 @@ use crate::{
     clock::SystemClock,
     dir::{FileId, StateDir},
     error::{Error, Result},
-    lock::{FileLock, Identity},
+    lock::{FileLock, Identity, Lane},
     name::Name,
-    process::{Handle, Keeper, Keepers, ProcessInfo, Signals, descendants, keepers, keeps, kill_tree_of, wait_for},
+    process::{
+        Handle, Keeper, Keepers, ProcessInfo, Signals, bytes_of, descendants, keepers, keeps, kill_tree_of, wait_for,
+    },
 };
 
 /// How long a wrapper whose job is gone may take to record that.
@@ -185,13 +187,22 @@ impl Stop<'_> {
         let is_it = |running: &&Running| {
             taker == 0 || running.pid == taker || !place.as_ref().is_some_and(|place| place.is_of(running))
         };
+        let queued = self.queued(taker)?;
         let mut asked = None;
         let appended = self.ledger.append(|totals| {
-            asked = totals.in_slot(self.slot).filter(is_it).map(|running| running.run);
+            asked = totals.in_slot(self.slot).filter(is_it).map(|running| running.run).or(queued);
             asked.map(|run| Event::EndRequested(EndRequest { run, request: self.request })).into_iter().collect()
         })?;
         appended.sync()?;
         Ok(asked)
+    }
+
+    /// The queued run whose process that is, if it is one: it has the lock, and waits for a further one before it starts.
+    fn queued(&self, taker: u32) -> Result<Option<RunId>> {
+        let Some(lane) = self.locks.lane(self.ledger.job())? else { return Ok(None) };
+        // Who does not let us look will not let us signal it either.
+        let bytes = bytes_of(taker, lane.id()).unwrap_or_default();
+        Ok(bytes.into_iter().find_map(Lane::run_of).map(RunId))
     }
 
     /// Records the end of a run whose wrapper did not.

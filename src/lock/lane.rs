@@ -94,6 +94,11 @@ impl Lane {
         self.id
     }
 
+    /// Which queued run a byte of the file is; `None` of a ticket.
+    pub(crate) fn run_of(byte: u64) -> Option<u64> {
+        (byte < FRONT).then(|| byte - RUNS)
+    }
+
     /// Whether anybody stands in it now.
     pub(crate) fn has_waiters(&self) -> Result<bool> {
         Ok(self.locked(FRONT..END)?.is_some())

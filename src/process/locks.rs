@@ -268,7 +268,7 @@ pub(crate) fn who_have_bytes(file: FileId, bytes: &[u64]) -> io::Result<Vec<(u32
 }
 
 /// The bytes of the file that a process has locked for itself: `lock: 1: OFDLCK ADVISORY  WRITE -1 fd:01:123 17 17` each.
-fn bytes_of(pid: u32, file: FileId) -> io::Result<Vec<u64>> {
+pub(crate) fn bytes_of(pid: u32, file: FileId) -> io::Result<Vec<u64>> {
     let byte = |line: &str| {
         let mut fields = line.strip_prefix("lock:")?.split_ascii_whitespace().skip(1);
         if fields.next()? != "OFDLCK" || fields.nth(1)? != "WRITE" {

@@ -33,7 +33,7 @@ pub(crate) use detach::{Departure, TerminalIgnored, detach};
 pub(crate) use fork::fork;
 pub(crate) use handle::Handle;
 pub(crate) use hint::why_missing;
-pub(crate) use locks::{Keeper, Keepers, LockTable, has_byte, keepers, keeps, who_have_bytes};
+pub(crate) use locks::{Keeper, Keepers, LockTable, bytes_of, has_byte, keepers, keeps, who_have_bytes};
 pub(crate) use program::Program;
 pub(crate) use signals::{Received, Signals, is_asked_to_end, survive_the_file_limit};
 pub(crate) use spawn::{Spawn, SpawnError};

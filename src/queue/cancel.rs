@@ -1,7 +1,8 @@
 //! Taking a run out of its lane.
 //!
 //! Recorded under `NAME.commit`, under which a start is recorded too, so a run is either cancelled or started. Its process
-//! would find out at its turn; it is ended at once, so that nobody stands behind it for nothing. Only a process that has
+//! would find out at its turn; it is killed at once (TERM may be ignored, and has nothing to tell), so that nobody stands behind it
+//! for nothing. Only a process that has
 //! the run's byte of the lane, seen again after it was opened, is signalled.
 
 use std::collections::BTreeSet;
@@ -97,7 +98,7 @@ fn end(queue: &Queue, runs: &[u64]) -> Result<()> {
     for (pid, run) in who_have_bytes(lane, runs).map_err(failed)? {
         let Some(handle) = Handle::open(pid).map_err(failed)? else { continue };
         if has_byte(pid, lane, run).unwrap_or(false) {
-            handle.signal(rustix::process::Signal::TERM).map_err(failed)?;
+            handle.signal(rustix::process::Signal::KILL).map_err(failed)?;
         }
     }
     Ok(())

@@ -18,8 +18,10 @@ use std::{
     sync::Arc,
 };
 
+use chrono::{DateTime, Utc};
+
 use crate::{
-    clock::SystemClock,
+    clock::{Clock as _, SystemClock, rfc3339},
     dir::{Dir, StateDir},
     error::{Error, Result},
     job::{JobFiles, JobLedger, LaneRun, RunId, RunState, RunView, Runs, log::Logs},
@@ -27,7 +29,6 @@ use crate::{
     name::Name,
 };
 
-const PAUSED: &str = "paused";
 const RESUMING: &str = "resuming";
 
 /// The queue of one lane.
@@ -202,7 +203,7 @@ impl Queue {
     }
 
     pub(crate) fn is_paused(&self) -> Result<bool> {
-        Ok(self.dir.stat(PAUSED)?.is_some())
+        Ok(self.dir.stat(JobFiles::PAUSED)?.is_some())
     }
 
     /// Nothing of the queue starts from the moment that this returns.
@@ -213,7 +214,7 @@ impl Queue {
         let mut paused = Ok(());
         // A start is recorded under the same lock.
         let _nothing = self.ledger.append(|_| {
-            paused = self.dir.open_or_create(PAUSED).map(drop);
+            paused = self.dir.open_or_create(JobFiles::PAUSED).map(drop);
             Vec::new()
         })?;
         paused?;
@@ -222,16 +223,26 @@ impl Queue {
 
     /// Ends that.
     pub(super) fn unpause(&self) -> Result<()> {
-        self.dir.unlink(PAUSED)?;
+        self.dir.unlink(JobFiles::PAUSED)?;
         self.dir.sync()
     }
 
-    /// Whoever has it gives runs their processes again.
-    pub(super) fn turn_of_resuming(&self) -> Result<HeldFile> {
+    /// Whoever has it gives runs their processes again; and when that was done last.
+    pub(super) fn turn_of_resuming(&self) -> Result<(HeldFile, Option<DateTime<Utc>>)> {
         match HeldFile::acquire(&self.dir, RESUMING, Missing::Create, Until::Never, None)? {
-            Taken::Held(held) => Ok(held),
+            Taken::Held(held) => {
+                let mut noted = [0; 64];
+                let noted = String::from_utf8_lossy(held.read(&mut noted).unwrap_or_default()).trim().to_owned();
+                Ok((held, noted.parse().ok()))
+            }
             _ => Err(Error::Reentrant(self.name().clone())),
         }
+    }
+
+    /// It is done now.
+    pub(super) fn note_the_resumption(turn: &HeldFile) -> Result<()> {
+        let now = format!("{}\n", rfc3339(SystemClock.now()));
+        turn.write(now.as_bytes()).map_err(|e| Error::io("write", RESUMING, e))
     }
 
     pub(super) fn path(&self) -> &Path {

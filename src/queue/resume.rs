@@ -2,12 +2,14 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use chrono::{DateTime, Utc};
+
 use super::{Queue, Request, journal, lane_queue::Pending, waiter};
 use crate::{
     clock::SystemClock,
     dir::StateDir,
     error::{Error, Result},
-    job::{Event, Look, Place, RunId, remains},
+    job::{Event, Look, Outcome, Place, RunId, Runs, remains},
     lock::{Acquire, FileLock, Identity, Missing, Ticket, Until},
     process::Departure,
 };
@@ -17,7 +19,7 @@ use crate::{
 pub(crate) struct Resumed {
     /// It was paused.
     pub(crate) was_paused: bool,
-    /// Runs that were cut off: their process and all they started are gone, and nobody had recorded that.
+    /// Queued runs that were cut off since the last time: their process was killed while they ran, and they are over.
     pub(crate) cut_off: Vec<RunId>,
     /// Runs that stand in line with a new process.
     pub(crate) started: Vec<RunId>,
@@ -25,32 +27,36 @@ pub(crate) struct Resumed {
     pub(crate) failed: Vec<(RunId, String)>,
 }
 
-/// Ends pauses, records what was cut off, and starts a process for each run that has none, in its old place.
+/// Records what was cut off, and starts a process for each run that has none, in its old place. `end_pauses`: lets lanes that
+/// were paused go on; otherwise they stay so, since whoever brings a machine up again did not pause them.
 ///
 /// One process at a time does, and all these lanes are paused meanwhile. So what the ledgers say at the beginning who waits holds
 /// until everybody has a place again; the first in line is the first to start; and a run that follows one of another lane finds
 /// that one waiting, instead of giving up its new process at once. Killed in between, the lanes stay paused, and the next `resume`
 /// goes on.
-pub(crate) fn resume(state: &StateDir, queues: &[Queue]) -> Result<Vec<Resumed>> {
+pub(crate) fn resume(state: &StateDir, queues: &[Queue], end_pauses: bool) -> Result<Vec<Resumed>> {
     // In byte order, so that two that come at once do not wait for each other.
-    let _turns = queues.iter().map(Queue::turn_of_resuming).collect::<Result<Vec<_>>>()?;
+    let turns = queues.iter().map(Queue::turn_of_resuming).collect::<Result<Vec<_>>>()?;
     let mut resumed = Vec::new();
-    for queue in queues {
+    for (queue, (_, last)) in queues.iter().zip(&turns) {
         let was_paused = queue.is_paused()?;
         if !was_paused {
             queue.pause()?;
         }
         restore(queue)?;
-        resumed.push(Resumed { was_paused, cut_off: record_the_cut_off(queue)?, ..Resumed::default() });
+        resumed.push(Resumed { was_paused, cut_off: cut_off(queue, *last)?, ..Resumed::default() });
     }
     let departure = waiter::departure()?;
     for (queue, resumed) in queues.iter().zip(&mut resumed) {
         give_processes(state, queue, resumed, &departure)?;
     }
     departure.wait();
-    for queue in queues {
-        queue.unpause()?;
+    for (queue, resumed) in queues.iter().zip(&resumed) {
+        if end_pauses || !resumed.was_paused {
+            queue.unpause()?;
+        }
     }
+    turns.iter().try_for_each(|(turn, _)| Queue::note_the_resumption(turn))?;
     Ok(resumed)
 }
 
@@ -104,17 +110,32 @@ fn give_a_process(
     Ok(true)
 }
 
+/// The queued runs that were cut off since the lane was resumed last: those whose end nobody had recorded, and those that whoever ran
+/// next has recorded as lost.
+fn cut_off(queue: &Queue, last: Option<DateTime<Utc>>) -> Result<Vec<RunId>> {
+    record_the_cut_off(queue)?;
+    let mut lost = Vec::new();
+    for view in Runs::of(queue.files(), last)? {
+        let view = view?;
+        if view.queued.is_some() && view.outcome == Some(Outcome::Lost) && view.end.is_some_and(|end| Some(end) > last)
+        {
+            lost.push(view.run);
+        }
+    }
+    lost.reverse();
+    Ok(lost)
+}
+
 /// Records the end of each run that the ledger shows as running and that is over. The lock of its slot proves that.
-fn record_the_cut_off(queue: &Queue) -> Result<Vec<RunId>> {
+fn record_the_cut_off(queue: &Queue) -> Result<()> {
     let files = queue.files();
     let totals = files.totals()?.unwrap_or_default();
     if totals.running.is_empty() {
-        return Ok(Vec::new());
+        return Ok(());
     }
     let look = Look::now()?;
     let locks = FileLock::in_dir(Arc::clone(&files.dir), Arc::new(Identity::current()), Arc::new(SystemClock));
     let boot = Place::current_or_unknown().boot;
-    let mut cut_off = Vec::new();
     for running in &totals.running {
         // (A `flock --job` run has none of the job's slots.)
         if running.file.is_some() || look.runs(files, running)? != Some(false) {
@@ -123,14 +144,11 @@ fn record_the_cut_off(queue: &Queue) -> Result<Vec<RunId>> {
         let acquired =
             locks.acquire_named_file(&files.job, files.lock(running.slot), Missing::Create, Until::Now, None)?;
         let Some(Acquire::Granted(_guard)) = acquired else { continue };
-        let mut ended = None;
         let appended = queue.ledger.append(|totals| {
             let remains = remains(totals, running.slot, &boot).filter(|remains| remains.run == running.run);
-            ended = remains.as_ref().map(|remains| remains.run);
             remains.map(Event::Ended).into_iter().collect()
         })?;
         appended.sync()?;
-        cut_off.extend(ended);
     }
-    Ok(cut_off)
+    Ok(())
 }

@@ -88,8 +88,7 @@ pub(super) fn launch(
         "files".into(),
         // Who started us has judged that.
         "--allow-network-fs".into(),
-        "queue".into(),
-        "adopt".into(),
+        "queued-process".into(),
         format!("{lane}/{}", request.run).into(),
         descriptor.as_raw_fd().to_string().into(),
     ];
@@ -210,6 +209,10 @@ impl Admission for Waiter<'_> {
         } else {
             Standing::Wanted
         })
+    }
+
+    fn is_stopped(&self) -> Result<bool> {
+        Ok(self.queue.view(self.request.run)?.is_some_and(|view| view.end_requested.is_some()))
     }
 
     fn leave(&self) {

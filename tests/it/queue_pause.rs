@@ -58,6 +58,29 @@ fn a_paused_lane_stays_so_over_a_reboot_and_resume_starts_what_waits_and_tells_w
     sandbox.lane_empties("mail");
 }
 
+/// A run's own file is not synced when it is made. What is synced is enough to make it again.
+#[test]
+fn what_a_power_cut_took_of_the_files_is_restored() {
+    let sandbox = Sandbox::new();
+    sandbox.queue(["pause", "mail"]).run().exits(0);
+    let runs: Vec<_> = (0..4).map(|_| sandbox.queued("mail", &noted(""))).collect();
+    sandbox.kills_everything();
+    sandbox.lane_empties("mail");
+    let mut files: Vec<_> = fs::read_dir(sandbox.jobs("mail.queue"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|suffix| suffix == "json"))
+        .collect();
+    files.sort();
+    assert_eq!(files.len(), 4);
+    fs::remove_file(&files[0]).unwrap();
+    fs::write(&files[1], "").unwrap();
+    fs::write(&files[2], [0; 4096]).unwrap();
+    sandbox.queue(["resume", "mail"]).run().exits(0);
+    runs.iter().for_each(|run| drop(sandbox.ends(run, 0)));
+    assert_eq!(sandbox.order(), runs.iter().map(|run| number(run)).collect::<Vec<_>>());
+}
+
 /// A lane that nothing was ever queued in can be paused, and what is added there waits.
 #[test]
 fn a_lane_is_paused_before_anything_is_added() {
