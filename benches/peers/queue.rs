@@ -144,7 +144,7 @@ impl<'s> Place<'s> {
         let mut found = self.processes();
         let is_named = |pid: &u32| {
             let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            comm.trim() == name && !state_of(*pid).is_some_and(|state| state == 'Z')
+            comm.trim() == name && state_of(*pid) != Some('Z')
         };
         found.retain(is_named);
         found.sort_unstable();

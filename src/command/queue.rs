@@ -79,12 +79,13 @@ fn add(output: &Output, global: &Global, args: &cli::QueueAdd) -> Result<ExitCod
         options.keep_runs = keep_runs;
     }
     let state = StateDir::open(state_path(global)?, global.allow_network_fs)?;
-    let mut request = Request::here(&command, options)?;
+    let mut request = Request::here(&args.lane, &command, options)?;
     request.after.clone_from(&args.after);
     request.even_if_failed = args.even_if_failed;
     let added = queue::add(&state, &args.lane, request)?;
     let told = tell_added(output, &args.lane, &added)?;
-    if JobFiles::new(JobFiles::make_directory(&state)?, args.lane.clone()).is_paused()? {
+    let is_queued = matches!(added, Added::Queued(_));
+    if is_queued && JobFiles::new(JobFiles::make_directory(&state)?, args.lane.clone()).is_paused()? {
         output.message(&is_paused(&args.lane));
     }
     Ok(told)
@@ -118,19 +119,33 @@ fn fail<const N: usize>(output: &Output, error: &str, message: String, code: Exi
     output.failure(&Failure { error, message, exit_code: code.code(), details });
 }
 
-/// The queues of that lane, or of all.
-fn queues(state: Option<&StateDir>, lane: Option<&Name>) -> Result<Vec<Queue>> {
-    match (state, lane) {
-        (Some(state), Some(lane)) => Ok(vec![Queue::open(state, lane)?.ok_or_else(|| no_such_lane(lane))?]),
-        (None, Some(lane)) => Err(no_such_lane(lane)),
-        (Some(state), None) => Queue::all(state),
-        (None, None) => Ok(Vec::new()),
+/// The queue of that lane.
+fn queue_of(state: Option<&StateDir>, lane: &Name) -> Result<Queue> {
+    let queue = state.map(|state| Queue::open(state, lane)).transpose()?.flatten();
+    queue.ok_or_else(|| no_such_lane(lane))
+}
+
+/// The queues of that lane, or of all; one of those that cannot be opened is told of, and keeps nobody back.
+fn queues(output: &Output, state: Option<&StateDir>, lane: Option<&Name>) -> Result<(Vec<Queue>, ExitCode)> {
+    let all = match (state, lane) {
+        (_, Some(lane)) => return Ok((vec![queue_of(state, lane)?], ExitCode::Success)),
+        (Some(state), None) => Queue::all(state)?,
+        (None, None) => Vec::new(),
+    };
+    let (mut queues, mut code) = (Vec::new(), ExitCode::Success);
+    for queue in all {
+        match queue {
+            Ok(queue) => queues.push(queue),
+            Err(e) => code = report(output, &e.into(), || None),
+        }
     }
+    Ok((queues, code))
 }
 
 fn list(output: &Output, state: Option<&StateDir>, lane: Option<&Name>) -> Result<ExitCode> {
     let mut listed = Vec::new();
-    for queue in queues(state, lane)? {
+    let (queues, code) = queues(output, state, lane)?;
+    for queue in queues {
         let is_paused = queue.is_paused()?;
         if is_paused {
             output.message(&self::is_paused(queue.name()));
@@ -148,7 +163,7 @@ fn list(output: &Output, state: Option<&StateDir>, lane: Option<&Name>) -> Resul
     } else {
         rows(&listed).print(&mut to, output.in_color())
     };
-    written(printed.and_then(|()| io::Write::flush(&mut to)), ExitCode::Success)
+    written(printed.and_then(|()| io::Write::flush(&mut to)), code)
 }
 
 fn rows(listed: &[Listed]) -> Table<6> {
@@ -177,16 +192,15 @@ fn wait(output: &Output, state: Option<&StateDir>, targets: &[Target]) -> anyhow
         match target {
             Target::Run(run) => runs.push(run.clone()),
             Target::Lane(lane) => {
-                for queue in queues(state, Some(lane))? {
-                    let listed = queue.list()?.into_iter().filter(|run| run.queued.is_some());
-                    let before = runs.len();
-                    runs.extend(listed.map(|run| run.run));
-                    if runs.len() == before {
-                        output.message(&format!("nothing runs and nothing waits in lane {lane} (any more)"));
-                    }
-                    if queue.is_paused()? {
-                        output.message(&is_paused(lane));
-                    }
+                let queue = queue_of(state, lane)?;
+                let listed = queue.list()?.into_iter().filter(|run| run.queued.is_some());
+                let before = runs.len();
+                runs.extend(listed.map(|run| run.run));
+                if runs.len() == before {
+                    output.message(&format!("nothing runs and nothing waits in lane {lane} (any more)"));
+                }
+                if queue.is_paused()? {
+                    output.message(&is_paused(lane));
                 }
             }
         }
@@ -247,7 +261,13 @@ fn cancel(output: &Output, state: Option<&StateDir>, targets: &[Target]) -> Resu
             Target::Run(run) => (&run.lane, Some(run.run)),
             Target::Lane(lane) => (lane, None),
         };
-        let queue = queues(state, Some(lane))?.remove(0);
+        let queue = match queue_of(state, lane) {
+            Ok(queue) => queue,
+            Err(e) => {
+                worst = worse(worst, report(output, &e.into(), || None));
+                continue;
+            }
+        };
         let runs = match run {
             Some(run) => vec![run],
             None => queue.pending()?.into_iter().map(|pending| pending.run).collect(),
@@ -261,8 +281,8 @@ fn cancel(output: &Output, state: Option<&StateDir>, targets: &[Target]) -> Resu
             let code = match cancelled {
                 Ok(Cancelled::Done) => {
                     if output.json {
-                        let line = serde_json::json!({ "run": id, "what": "cancelled" });
-                        written(output.result(&mut io::stdout().lock(), &line, || ""), ExitCode::Success)?;
+                        let told = serde_json::json!({ "run": id, "what": "cancelled" });
+                        written(output.result(&mut io::stdout().lock(), &told, || ""), ExitCode::Success)?;
                     }
                     output.message(&format!("{run}: cancelled"));
                     continue;
@@ -278,12 +298,15 @@ fn cancel(output: &Output, state: Option<&StateDir>, targets: &[Target]) -> Resu
                 }
                 Err(e) => report(output, &e.into(), || None),
             };
-            if worst == ExitCode::Success {
-                worst = code;
-            }
+            worst = worse(worst, code);
         }
     }
     Ok(worst)
+}
+
+/// The first that is not success.
+fn worse(first: ExitCode, next: ExitCode) -> ExitCode {
+    if first == ExitCode::Success { next } else { first }
 }
 
 fn retry(output: &Output, state: Option<&StateDir>, run: &LaneRun) -> Result<ExitCode> {
@@ -314,14 +337,21 @@ fn resume(output: &Output, state: Option<&StateDir>, lane: Option<&Name>) -> Res
         why: Option<&'a str>,
     }
     let mut to = io::stdout().lock();
-    let mut code = ExitCode::Success;
     let mut is_anything = false;
-    let queues = queues(state, lane)?;
+    let (queues, mut code) = queues(output, state, lane)?;
     // Who means all lanes brings a machine up again: what somebody paused stays paused.
     let ends_pauses = lane.is_some();
     let all = state.map_or_else(|| Ok(Vec::new()), |state| queue::resume(state, &queues, ends_pauses))?;
     for (queue, resumed) in queues.iter().zip(all) {
-        let mut line = |run: RunId, what, why: Option<&str>, words: &str| {
+        let resumed = match resumed {
+            Ok(resumed) => resumed,
+            Err(e) => {
+                is_anything = true;
+                code = worse(code, report(output, &e.into(), || None));
+                continue;
+            }
+        };
+        let mut tell = |run: RunId, what, why: Option<&str>, words: &str| {
             is_anything = true;
             let run = queue.run(run);
             let printed = output.result(&mut to, &Line { run: &run, what, why }, || format!("{run}: {words}"));
@@ -329,14 +359,14 @@ fn resume(output: &Output, state: Option<&StateDir>, lane: Option<&Name>) -> Res
         };
         for run in resumed.cut_off {
             let again = format!("was cut off while it ran; `triplock queue retry {}` queues it again", queue.run(run));
-            line(run, "cut_off", None, &again)?;
+            tell(run, "cut_off", None, &again)?;
         }
         for run in resumed.started {
-            line(run, "resumed", None, "waits in its lane again")?;
+            tell(run, "resumed", None, "waits in its lane again")?;
         }
         for (run, why) in resumed.failed {
-            code = ExitCode::Refused;
-            line(run, "failed", Some(&why), &format!("could not be resumed: {why}"))?;
+            code = worse(code, ExitCode::Refused);
+            tell(run, "failed", Some(&why), &format!("could not be resumed: {why}"))?;
         }
         if resumed.was_paused {
             is_anything = true;

@@ -167,7 +167,12 @@ impl Dir {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         for _ in 0..2 {
             match rustix::fs::openat(&self.fd, name, flags, Mode::RUSR | Mode::WUSR) {
-                Ok(fd) => return Ok(File::from(fd)),
+                Ok(fd) => {
+                    // Whatever the umask took away.
+                    let mode = rustix::fs::fchmod(&fd, Mode::RUSR | Mode::WUSR);
+                    mode.map_err(|e| Error::io("set the mode of", self.path_of(name), e))?;
+                    return Ok(File::from(fd));
+                }
                 Err(Errno::EXIST) => self.unlink(name)?,
                 Err(errno) => return Err(Error::cannot_create(self.path_of(name), errno)),
             }

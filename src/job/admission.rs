@@ -49,8 +49,8 @@ pub(crate) enum Admitted {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
     Wanted,
-    /// Its lane was paused.
-    Paused,
+    /// Its lane was paused, or somebody stands before it again.
+    Withheld,
     /// Somebody took it out of its lane, and recorded that.
     Gone,
 }

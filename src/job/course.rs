@@ -121,9 +121,10 @@ impl<L: Lines> Course<'_, L> {
         if let Some(log) = log {
             let show = self.options.output == OutputMode::OnFailure && outcome != Outcome::Succeeded;
             let keep = self.options.keep_runs;
-            match self.queued {
-                true => warnings.extend(log.finish_queued(keep).err().map(|e| e.to_string())),
-                false => warnings.extend(finish(log, show, outcome, keep)),
+            if self.queued {
+                warnings.extend(log.finish_queued(keep).err().map(|e| e.to_string()));
+            } else {
+                warnings.extend(finish(log, show, outcome, keep));
             }
         }
         let why = verdict.why.clone().or_else(|| self.failure(&verdict, outcome, attempt));

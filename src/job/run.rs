@@ -149,7 +149,12 @@ impl Run<'_> {
             if let Some(signal) = arrived() {
                 return Ok(self.not_run(&ledger, Outcome::Interrupted, interrupted(signal), None, locks.waited));
             }
-            match self.record_start(&ledger, &mut locks)? {
+            let recorded = self.record_start(&ledger, &mut locks);
+            if self.queued.is_some() && recorded.as_ref().is_err_and(is_timeout) {
+                // Somebody is stopped amid an append. A queued run has time, and would lose its process.
+                continue;
+            }
+            match recorded? {
                 Start::Withheld(Standing::Gone) => return Ok(Done::of(Outcome::Cancelled, ExitCode::NotRun.code())),
                 // It gives the locks back, and keeps its place.
                 Start::Withheld(_) => {}
@@ -375,6 +380,11 @@ impl Run<'_> {
         ledger.reserved(&next);
         Ok(Start::Recorded(run, fence, LateSync::default()))
     }
+}
+
+/// Whether `NAME.commit` was not to be had.
+fn is_timeout(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::TimedOut)
 }
 
 /// Why a run is not due now, if it is not.

@@ -47,6 +47,12 @@ use crate::{
 /// The byte of run 0: below the first ticket, the number of a byte is that of a queued run, which is locked until that is over.
 const RUNS: u64 = 0;
 
+/// From this byte on: that the process of that queued run is its waiter, and not who made it. Runs have smaller numbers.
+const PROCESSES: u64 = 1 << 48;
+
+/// Locked while somebody gives runs their processes again.
+const RESUMING: u64 = FRONT - 1;
+
 /// The ticket in front of all others. The next ones are times: this one was in 2005.
 const FRONT: u64 = 1 << 50;
 
@@ -96,7 +102,12 @@ impl Lane {
 
     /// Which queued run a byte of the file is; `None` of a ticket.
     pub(crate) fn run_of(byte: u64) -> Option<u64> {
-        (byte < FRONT).then(|| byte - RUNS)
+        (byte < PROCESSES).then(|| byte - RUNS)
+    }
+
+    /// Whether there can be such a run and such a ticket.
+    pub(crate) fn is_possible(place: Place) -> bool {
+        place.run < PROCESSES && (FRONT + 1..END).contains(&place.ticket)
     }
 
     /// Whether anybody stands in it now.
@@ -111,11 +122,39 @@ impl Lane {
 
     /// Whether a queued run is not over, for all that its lock says: its process, or what that started, is there.
     pub(crate) fn has_run(&self, run: u64) -> Result<bool> {
-        Ok(self.locked(RUNS + run..RUNS + run + 1)?.is_some())
+        Ok(run < PROCESSES && self.locked(RUNS + run..RUNS + run + 1)?.is_some())
+    }
+
+    /// Keeps all that wait here from starting, until this is dropped or its process is gone; `false` when somebody does.
+    pub(crate) fn begin_resuming(&self) -> Result<bool> {
+        range::try_lock(&self.file, RESUMING).map_err(|e| self.failed("lock", e))
+    }
+
+    /// Whether somebody does that.
+    pub(crate) fn is_resuming(&self) -> Result<bool> {
+        Ok(self.locked(RESUMING..RESUMING + 1)?.is_some())
+    }
+
+    /// Sleeps until nobody does.
+    pub(crate) fn wait_for_resumption(&self) -> Result<()> {
+        range::wait_for(&self.file, RESUMING, Until::Never).map(drop).map_err(|e| self.failed("wait in", e))
+    }
+
+    /// Says that this process waits for that run. (Whoever made it has the ticket's descriptor too, for a moment.)
+    pub(crate) fn mark_process(&self, run: u64) -> Result<()> {
+        range::try_lock(&self.file, Self::process_byte(run)).map(drop).map_err(|e| self.failed("lock", e))
+    }
+
+    /// The byte that its waiter has.
+    pub(crate) fn process_byte(run: u64) -> u64 {
+        PROCESSES + run
     }
 
     /// Sleeps until that queued run is over, or its process gone; `false` when the wait was over first.
     pub(crate) fn wait_for_run(&self, run: u64, until: Until) -> Result<bool> {
+        if run >= PROCESSES {
+            return Ok(true);
+        }
         range::wait_for(&self.file, RUNS + run, until).map_err(|e| self.failed("wait for a run in", e))
     }
 
@@ -146,12 +185,24 @@ impl Lane {
 
     /// Takes a ticket again whose process is gone; `None` when it is not.
     pub(crate) fn take_again(self, place: Place) -> Result<Option<Ticket>> {
-        let taken = range::try_lock(&self.file, place.ticket).map_err(|e| self.failed("take a ticket of", e))?;
-        if !taken {
+        if !self.take_byte(place.ticket)? {
             return Ok(None);
         }
         self.counting(|last| Ok((if last.ticket < place.ticket { place } else { last }, ())))?;
         Ok(Some(Ticket::new(self, place, None)))
+    }
+
+    /// Locks a byte, unless somebody has it for himself. (Who waited for it has it shared for a moment, until he lets go or is gone.)
+    fn take_byte(&self, byte: u64) -> Result<bool> {
+        loop {
+            if range::try_lock(&self.file, byte).map_err(|e| self.failed("lock a byte of", e))? {
+                return Ok(true);
+            }
+            if self.locked(byte..byte + 1)?.is_some() {
+                return Ok(false);
+            }
+            std::thread::yield_now();
+        }
     }
 
     /// Changes the last ticket that was taken; gives what the change gave, and the last one before.
@@ -278,8 +329,7 @@ impl Ticket {
     /// Shows that the run that it is for is not over, beyond the end of the ticket, for as long as somebody has the
     /// descriptor or until [`Ticket::end_run`].
     pub(crate) fn begin_run(&self) -> Result<bool> {
-        let failed = |e| self.lane.failed("lock a run in", e);
-        range::try_lock(&self.lane.file, RUNS + self.place.run).map_err(failed)
+        self.lane.take_byte(RUNS + self.place.run)
     }
 
     /// The run is over, whoever inherited the descriptor.

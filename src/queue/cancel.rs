@@ -1,6 +1,8 @@
 //! Taking a run out of its lane.
 //!
-//! Recorded under `NAME.commit`, under which a start is recorded too, so a run is either cancelled or started. Its process
+//! Recorded under `NAME.commit`, under which a start is recorded too, so a run is either cancelled or started: its file gets another
+//! name before that is written, and whoever holds `NAME.commit` later and finds that name asks the ledger which it is. Removed only
+//! afterwards, the file would let the run start in between, or after a cancel that was killed there. Its process
 //! would find out at its turn; it is killed at once (TERM may be ignored, and has nothing to tell), so that nobody stands behind it
 //! for nothing. Only a process that has
 //! the run's byte of the lane, seen again after it was opened, is signalled.
@@ -11,6 +13,7 @@ use super::{Queue, lane_queue::Pending};
 use crate::{
     error::{Error, Result},
     job::{Event, NotRun, Outcome, RunId, RunState},
+    lock::Lane,
     process::{Handle, has_byte, who_have_bytes},
 };
 
@@ -40,7 +43,18 @@ pub(crate) fn cancel(queue: &Queue, runs: &[RunId]) -> Result<Vec<Result<Cancell
             done = Err(e);
             Vec::new()
         }
-    })?;
+    });
+    let appended = match appended {
+        Ok(appended) => appended,
+        Err(e) => {
+            // Nothing was recorded, so they stand there again.
+            let _again = queue.ledger.append(|_| {
+                let _ = decided.iter().try_for_each(|pending| queue.settle_removal(*pending));
+                Vec::new()
+            });
+            return Err(e);
+        }
+    };
     let done = done?;
     for pending in &decided {
         queue.remove(*pending)?;
@@ -65,10 +79,13 @@ fn decide(queue: &Queue, runs: &[RunId]) -> Result<Decided> {
             answers.push(Err(Error::NoSuchRun { run: queue.run(*run), why }));
             continue;
         };
-        let stands = pending.iter().find(|pending| pending.run == *run && view.ticket == Some(pending.ticket));
-        let answer = match (view.state, stands) {
-            (RunState::Queued, Some(pending)) if !leave.contains(pending) => {
-                leave.push(*pending);
+        let stands = pending.iter().find(|pending| pending.run == *run && view.ticket == Some(pending.ticket)).copied();
+        // Somebody may have removed its file; then its process will not start it, and nothing else would ever end it.
+        let without_file = view.ticket.map(|ticket| Pending { ticket, run: *run, is_left: false });
+        let answer = match (view.state, stands.or(without_file)) {
+            (RunState::Queued, Some(pending)) if !leave.contains(&pending) => {
+                queue.begin_removal(pending)?;
+                leave.push(pending);
                 events.push(Event::NotRun(NotRun {
                     run: *run,
                     outcome: Outcome::Cancelled,
@@ -88,17 +105,19 @@ fn decide(queue: &Queue, runs: &[RunId]) -> Result<Decided> {
     Ok((leave, answers, events))
 }
 
-/// Ends the processes of those runs.
+/// Ends the processes of those runs. (Not who has just made one, and has its ticket too.)
 fn end(queue: &Queue, runs: &[u64]) -> Result<()> {
     if runs.is_empty() {
         return Ok(());
     }
     let lane = queue.lane()?.id();
-    let failed = |e| Error::io("end a process of", queue.path(), e);
-    for (pid, run) in who_have_bytes(lane, runs).map_err(failed)? {
-        let Some(handle) = Handle::open(pid).map_err(failed)? else { continue };
-        if has_byte(pid, lane, run).unwrap_or(false) {
-            handle.signal(rustix::process::Signal::KILL).map_err(failed)?;
+    let bytes: Vec<_> = runs.iter().map(|run| Lane::process_byte(*run)).collect();
+    let found = who_have_bytes(lane, &bytes).map_err(|e| Error::io("look for the processes of", queue.path(), e))?;
+    for (pid, byte) in found {
+        // One that is gone by now, or is another user's.
+        let Ok(Some(handle)) = Handle::open(pid) else { continue };
+        if has_byte(pid, lane, byte).unwrap_or(false) {
+            let _ = handle.signal(rustix::process::Signal::KILL);
         }
     }
     Ok(())

@@ -46,10 +46,10 @@ pub(super) fn append(queue: &Queue, request: &Request, waiting: u64) -> Result<F
         file.set_len(0).map_err(|e| Error::io("empty", path(), e))?;
         size = 0;
     }
-    if size > LARGE {
+    let line = request.line();
+    if is_to_be_copied(size, size + line.len() as u64) {
         return copy(queue, &name);
     }
-    let line = request.line();
     if let Err(e) = file.write_all_at(&line, size) {
         // Should that fail too, there is a torn end, which is no line.
         let _ = file.set_len(size);
@@ -58,13 +58,19 @@ pub(super) fn append(queue: &Queue, request: &Request, waiting: u64) -> Result<F
     Ok(file)
 }
 
+/// When it grows past 16 MiB, 32, 64 …: where most of it still waits, the next time is far.
+fn is_to_be_copied(before: u64, after: u64) -> bool {
+    let step = |size: u64| (size / LARGE).checked_ilog2();
+    step(before) != step(after)
+}
+
 /// A new one, with what this user has in the lane.
 fn copy(queue: &Queue, name: &str) -> Result<File> {
     let fresh = format!("{name}.new");
     let mut file = queue.dir.create_private(&fresh)?;
     for pending in queue.pending()? {
         // Another user's is in another.
-        let Ok(Some(request)) = Request::of(&queue.dir, pending) else { continue };
+        let Ok(Some(request)) = Request::of(queue, pending) else { continue };
         file.write_all(&request.line()).map_err(|e| Error::cannot_create(queue.dir.path_of(&fresh), e))?;
     }
     file.sync_data().map_err(|e| Error::io("sync", queue.dir.path_of(&fresh), e))?;

@@ -2,6 +2,7 @@
 //!
 //!     17-1764444444123456.json    run 17 stands in the lane with that ticket: what is to be run
 //!     17-1764444444123456.left    the same, and it is recorded that its process is gone
+//!     17-1764444444123456.gone    it is being taken out ([`super::cancel`])
 //!     requests-1000               what user 1000 queued, for after a power cut ([`super::journal`])
 //!     paused                      nothing of the queue starts
 //!     resuming                    the lock of who gives runs their processes again
@@ -53,6 +54,10 @@ impl Pending {
         format!("{run}-{ticket}.{}", if is_left { "left" } else { "json" })
     }
 
+    fn gone(self) -> String {
+        format!("{}-{}.gone", self.run, self.ticket)
+    }
+
     fn parse(name: &str) -> Option<Self> {
         let (name, suffix) = name.rsplit_once('.')?;
         let (run, ticket) = name.split_once('-')?;
@@ -63,7 +68,7 @@ impl Pending {
         };
         let pending = Self { ticket: ticket.parse().ok()?, run: RunId(run.parse().ok()?), is_left };
         // `+7` and `07` are numbers, and no names of ours.
-        (pending.file_name() == format!("{name}.{suffix}")).then_some(pending)
+        (pending.file_name() == format!("{name}.{suffix}") && Lane::is_possible(pending.into())).then_some(pending)
     }
 }
 
@@ -94,16 +99,14 @@ impl Queue {
         Ok(Self::new(files, dir))
     }
 
-    /// Every lane that has a queue, in byte order.
-    pub(crate) fn all(state: &StateDir) -> Result<Vec<Self>> {
+    /// Every lane that has a queue, in byte order, or what is wrong with it.
+    pub(crate) fn all(state: &StateDir) -> Result<Vec<Result<Self>>> {
         let Some(jobs) = JobFiles::directory(state)? else { return Ok(Vec::new()) };
-        let mut queues = Vec::new();
-        for (files, _) in JobFiles::all(&jobs)? {
-            if let Some(dir) = jobs.subdirectory(&files.queue())? {
-                queues.push(Self::new(files, dir));
-            }
-        }
-        Ok(queues)
+        let queues = JobFiles::all(&jobs)?.into_iter().filter_map(|(files, _)| {
+            let opened = jobs.subdirectory(&files.queue()).transpose()?;
+            Some(opened.map(|dir| Self::new(files, dir)))
+        });
+        Ok(queues.collect())
     }
 
     pub(super) fn new(files: JobFiles, dir: Dir) -> Self {
@@ -145,11 +148,41 @@ impl Queue {
         Ok(false)
     }
 
+    /// Marks it as being taken out: whoever has it does not start it any more.
+    pub(super) fn begin_removal(&self, pending: Pending) -> Result<()> {
+        for is_left in [false, true] {
+            let name = Pending { is_left, ..pending }.file_name();
+            if self.dir.stat(&name)?.is_some() {
+                self.dir.rename(&name, &pending.gone())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What became of one that was being taken out: gone for good if the ledger says so; otherwise who did it was killed, and it
+    /// stands there again. To be asked under `NAME.commit`, under which it is taken out.
+    pub(super) fn settle_removal(&self, pending: Pending) -> Result<()> {
+        if self.dir.stat(&pending.gone())?.is_none() {
+            return Ok(());
+        }
+        if self.waiting(&[pending])?.is_empty() {
+            self.remove(pending)
+        } else {
+            self.dir.rename(&pending.gone(), &pending.file_name())
+        }
+    }
+
+    /// Those that were being taken out, and perhaps still are.
+    pub(super) fn going(&self) -> Result<Vec<Pending>> {
+        let going = |name: &String| Pending::parse(&format!("{}.json", name.strip_suffix(".gone")?));
+        Ok(self.dir.names()?.iter().filter_map(going).collect())
+    }
+
     /// It stands there no more: what it was to do is kept beside its log.
     pub(super) fn remove(&self, pending: Pending) -> Result<()> {
         let logs = Logs::make(&self.files.dir, self.name())?;
-        for is_left in [false, true] {
-            let name = Pending { is_left, ..pending }.file_name();
+        let names = [false, true].map(|is_left| Pending { is_left, ..pending }.file_name());
+        for name in names.into_iter().chain([pending.gone()]) {
             match logs.keep_request(&self.dir, &name, pending.run) {
                 Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
                 // Not to be kept, then.
@@ -160,10 +193,21 @@ impl Queue {
         Ok(())
     }
 
-    /// Says in the file's name whether it is recorded that the run's process is gone.
-    pub(super) fn mark(&self, pending: Pending, is_left: bool) -> Result<()> {
-        let marked = Pending { is_left, ..pending };
-        if marked == pending { Ok(()) } else { self.dir.rename(&pending.file_name(), &marked.file_name()) }
+    /// Says in the file's name that it is recorded that the run's process is gone.
+    pub(super) fn mark_left(&self, pending: Pending) -> Result<()> {
+        self.dir.rename(
+            &Pending { is_left: false, ..pending }.file_name(),
+            &Pending { is_left: true, ..pending }.file_name(),
+        )
+    }
+
+    /// Takes that back, if it says so.
+    pub(super) fn mark_live(&self, pending: Pending) -> Result<()> {
+        let left = Pending { is_left: true, ..pending }.file_name();
+        if self.dir.stat(&left)?.is_none() {
+            return Ok(());
+        }
+        self.dir.rename(&left, &Pending { is_left: false, ..pending }.file_name())
     }
 
     /// What the ledger tells of a run; `None` when it knows none of that number (any more).
@@ -290,10 +334,21 @@ mod tests {
         let pending = Pending { ticket: 1_764_444_444_123_456, run: RunId(17), is_left: false };
         assert_eq!(pending.file_name(), "17-1764444444123456.json");
         assert_eq!(Pending::parse("17-1764444444123456.json"), Some(pending));
-        assert_eq!(Pending::parse("17-9.left"), Some(Pending { ticket: 9, run: RunId(17), is_left: true }));
-        for other in
-            ["paused", "17.json", "17-.json", "017-9.json", "17-+9.json", "17-9.tmp", "x-9.json", "17-9-1.json"]
-        {
+        let left = Pending { is_left: true, ..pending };
+        assert_eq!(Pending::parse("17-1764444444123456.left"), Some(left));
+        for other in [
+            "paused",
+            "17-9.json",
+            "17-9300000000000000000.json",
+            "281474976710656-1764444444123456.json",
+            "17.json",
+            "17-.json",
+            "017-9.json",
+            "17-+9.json",
+            "17-9.tmp",
+            "x-9.json",
+            "17-9-1.json",
+        ] {
             assert_eq!(Pending::parse(other), None, "{other}");
         }
         let sooner = Pending { ticket: 8, run: RunId(99), is_left: true };

@@ -9,18 +9,20 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::lane_queue::Pending;
+use super::{Queue, lane_queue::Pending};
 use crate::{
     dir::{Access, Dir},
     error::{Error, Result},
     job::{LaneRun, Options, Policy, RunId},
     lock::{Place, Wait},
+    name::Name,
 };
 
 /// A queued run. It is a file of its own, which nobody but its maker may read: an environment has passwords in it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Request {
     format: u64,
+    lane: Name,
     pub(crate) run: RunId,
     /// Its place in its lane.
     pub(crate) ticket: u64,
@@ -84,7 +86,7 @@ impl Request {
     ///
     /// # Errors
     /// `Io` when there is no working directory any more.
-    pub(crate) fn here(command: &[OsString], options: Options) -> Result<Self> {
+    pub(crate) fn here(lane: &Name, command: &[OsString], options: Options) -> Result<Self> {
         let directory = std::env::current_dir().map_err(|e| Error::io("find", "the working directory", e))?;
         let variable = |(name, value): (OsString, OsString)| {
             let mut text = name;
@@ -95,6 +97,7 @@ impl Request {
         let inherited = |(name, _): &(OsString, OsString)| !NOT_INHERITED.iter().any(|not| name == not);
         Ok(Self {
             format: crate::FORMAT,
+            lane: lane.clone(),
             run: RunId(0),
             ticket: 0,
             command: command.iter().map(|word| word.as_os_str().into()).collect(),
@@ -163,15 +166,24 @@ impl Request {
     ///
     /// # Errors
     /// `Denied` when somebody has put the request of another run in its place.
-    pub(super) fn of(dir: &Dir, pending: Pending) -> Result<Option<Self>> {
-        let request = Self::read(dir, &pending.file_name())?;
-        match request {
-            Some(request) if request.place() != Place::from(pending) => {
-                let why = format!("it says that it is run {}, and somebody has renamed it", request.run);
-                Err(Error::Denied { path: dir.path_of(&pending.file_name()), why })
+    pub(super) fn of(queue: &Queue, pending: Pending) -> Result<Option<Self>> {
+        for is_left in [pending.is_left, !pending.is_left] {
+            let name = Pending { is_left, ..pending }.file_name();
+            if let Some(request) = Self::read(&queue.dir, &name)? {
+                return request.must_be(queue.name(), pending.into(), || queue.dir.path_of(&name)).map(Some);
             }
-            request => Ok(request),
         }
+        Ok(None)
+    }
+
+    /// Itself, if it is that run's.
+    pub(super) fn must_be(self, lane: &Name, place: Place, path: impl FnOnce() -> PathBuf) -> Result<Self> {
+        let is_it = self.lane == *lane && self.run.0 == place.run && [0, self.ticket].contains(&place.ticket);
+        if is_it {
+            return Ok(self);
+        }
+        let why = format!("it says that it is run {}/{}, and somebody has renamed it", self.lane, self.run);
+        Err(Error::Denied { path: path(), why })
     }
 
     /// Reads one that this user made; `None` when there is none of that name.
@@ -230,7 +242,7 @@ mod tests {
         let odd = OsString::from_vec(b"\xff\xfe\n".to_vec());
         let options =
             Options { time_limit: Some(std::time::Duration::from_millis(1500)), slots: 3, ..Options::default() };
-        let mut request = Request::here(&["echo".into(), odd.clone()], options).unwrap();
+        let mut request = Request::here(&"a".parse().unwrap(), &["echo".into(), odd.clone()], options).unwrap();
         request.placed(RunId(7), 9);
         assert!(Request::read(&dir, "7").unwrap().is_none());
         request.write(&dir, "7").unwrap();

@@ -10,7 +10,7 @@ use crate::{
     dir::StateDir,
     error::{Error, Result},
     job::{Event, Look, Outcome, Place, RunId, Runs, remains},
-    lock::{Acquire, FileLock, Identity, Missing, Ticket, Until},
+    lock::{Acquire, FileLock, HeldFile, Identity, Lane, Missing, Ticket, Until},
     process::Departure,
 };
 
@@ -27,45 +27,75 @@ pub(crate) struct Resumed {
     pub(crate) failed: Vec<(RunId, String)>,
 }
 
-/// Records what was cut off, and starts a process for each run that has none, in its old place. `end_pauses`: lets lanes that
-/// were paused go on; otherwise they stay so, since whoever brings a machine up again did not pause them.
+/// Records what was cut off, and starts a process for each run that has none, in its old place; lane by lane, since one that cannot
+/// be read must not keep the others back. `end_pauses`: lets lanes that were paused go on; otherwise they stay so, since whoever
+/// brings a machine up again did not pause them.
 ///
-/// One process at a time does, and all these lanes are paused meanwhile. So what the ledgers say at the beginning who waits holds
-/// until everybody has a place again; the first in line is the first to start; and a run that follows one of another lane finds
-/// that one waiting, instead of giving up its new process at once. Killed in between, the lanes stay paused, and the next `resume`
-/// goes on.
-pub(crate) fn resume(state: &StateDir, queues: &[Queue], end_pauses: bool) -> Result<Vec<Resumed>> {
+/// One process at a time does, and nothing of these lanes starts meanwhile: a lock on a byte of each lane says so, which ends with
+/// this process however it ends. So what the ledgers say at the beginning who waits holds until everybody has a place again; the first
+/// in line is the first to start; and a run that follows one of another lane finds that one waiting, instead of giving up its
+/// new process at once.
+pub(crate) fn resume(state: &StateDir, queues: &[Queue], end_pauses: bool) -> Result<Vec<Result<Resumed>>> {
     // In byte order, so that two that come at once do not wait for each other.
-    let turns = queues.iter().map(Queue::turn_of_resuming).collect::<Result<Vec<_>>>()?;
-    let mut resumed = Vec::new();
-    for (queue, (_, last)) in queues.iter().zip(&turns) {
-        let was_paused = queue.is_paused()?;
-        if !was_paused {
-            queue.pause()?;
-        }
-        restore(queue)?;
-        resumed.push(Resumed { was_paused, cut_off: cut_off(queue, *last)?, ..Resumed::default() });
-    }
+    let mut held: Vec<_> = queues.iter().map(Held::take).collect();
     let departure = waiter::departure()?;
-    for (queue, resumed) in queues.iter().zip(&mut resumed) {
-        give_processes(state, queue, resumed, &departure)?;
+    let mut resumed = Vec::new();
+    for (queue, held) in queues.iter().zip(&mut held) {
+        resumed.push(match held {
+            Ok(held) => one(state, queue, held, &departure),
+            Err(e) => Err(e.clone()),
+        });
     }
     departure.wait();
-    for (queue, resumed) in queues.iter().zip(&resumed) {
-        if end_pauses || !resumed.was_paused {
-            queue.unpause()?;
+    for ((queue, held), resumed) in queues.iter().zip(&held).zip(&mut resumed) {
+        let (Ok(held), Ok(told)) = (held, &mut *resumed) else { continue };
+        let ended = if end_pauses && told.was_paused { queue.unpause() } else { Ok(()) };
+        if let Err(e) = ended.and_then(|()| Queue::note_the_resumption(&held.turn)) {
+            *resumed = Err(e);
         }
     }
-    turns.iter().try_for_each(|(turn, _)| Queue::note_the_resumption(turn))?;
     Ok(resumed)
 }
 
-/// Makes the files again that a power cut took.
+/// A lane from which nothing starts.
+struct Held {
+    turn: HeldFile,
+    /// When that was the case last.
+    last: Option<DateTime<Utc>>,
+    _lane: Lane,
+}
+
+impl Held {
+    fn take(queue: &Queue) -> Result<Self> {
+        let (turn, last) = queue.turn_of_resuming()?;
+        let lane = queue.lane()?;
+        lane.begin_resuming()?;
+        // Whoever was just about to record a start has done so now.
+        let _nothing = queue.ledger.append(|_| Vec::new())?;
+        Ok(Self { turn, last, _lane: lane })
+    }
+}
+
+fn one(state: &StateDir, queue: &Queue, held: &Held, departure: &Departure) -> Result<Resumed> {
+    let mut restored = Ok(());
+    // An `add` that is under way has its file and its line, or neither.
+    let _nothing = queue.ledger.append(|_| {
+        restored = restore(queue);
+        Vec::new()
+    })?;
+    restored?;
+    let mut resumed =
+        Resumed { was_paused: queue.is_paused()?, cut_off: cut_off(queue, held.last)?, ..Resumed::default() };
+    give_processes(state, queue, &mut resumed, departure)?;
+    Ok(resumed)
+}
+
+/// Makes the files again that a power cut took, and settles what was being taken out.
 fn restore(queue: &Queue) -> Result<()> {
+    queue.going()?.into_iter().try_for_each(|pending| queue.settle_removal(pending))?;
     let queued = queue.files().totals()?.unwrap_or_default().queued;
     let pending = queue.pending()?;
-    let is_whole =
-        |pending: &&Pending| !matches!(Request::of(&queue.dir, **pending), Ok(None) | Err(Error::Corrupt { .. }));
+    let is_whole = |pending: &&Pending| !matches!(Request::of(queue, **pending), Ok(None) | Err(Error::Corrupt { .. }));
     let whole: BTreeSet<_> = pending.iter().filter(is_whole).map(|pending| pending.run).collect();
     // (There may be more: leftovers.)
     if whole.len() as u64 >= queued {
@@ -82,6 +112,7 @@ fn give_processes(state: &StateDir, queue: &Queue, resumed: &mut Resumed, depart
         let Some(ticket) = queue.lane()?.take_again(pending.into())? else { continue };
         if !waiting.contains(&pending) {
             // It did not stand there at the beginning. What came since has a process; what is left is a leftover.
+            ticket.leave();
             queue.strand(&[pending], "its process is gone")?;
             continue;
         }
@@ -104,26 +135,28 @@ fn give_a_process(
     ticket: &Ticket,
     departure: &Departure,
 ) -> Result<bool> {
-    let Some(request) = Request::of(&queue.dir, pending)? else { return Ok(false) };
-    queue.mark(pending, false)?;
+    let Some(request) = Request::of(queue, pending)? else { return Ok(false) };
+    queue.mark_live(pending)?;
     waiter::launch(state, queue.name(), &request, ticket, departure)?;
     Ok(true)
 }
 
 /// The queued runs that were cut off since the lane was resumed last: those whose end nobody had recorded, and those that whoever ran
 /// next has recorded as lost.
-fn cut_off(queue: &Queue, last: Option<DateTime<Utc>>) -> Result<Vec<RunId>> {
+fn cut_off(queue: &Queue, before: Option<DateTime<Utc>>) -> Result<Vec<RunId>> {
     record_the_cut_off(queue)?;
-    let mut lost = Vec::new();
-    for view in Runs::of(queue.files(), last)? {
+    let mut cut_off = Vec::new();
+    for view in Runs::of(queue.files(), before)? {
         let view = view?;
-        if view.queued.is_some() && view.outcome == Some(Outcome::Lost) && view.end.is_some_and(|end| Some(end) > last)
+        if view.queued.is_some()
+            && view.outcome == Some(Outcome::Lost)
+            && view.end.is_some_and(|end| Some(end) > before)
         {
-            lost.push(view.run);
+            cut_off.push(view.run);
         }
     }
-    lost.reverse();
-    Ok(lost)
+    cut_off.reverse();
+    Ok(cut_off)
 }
 
 /// Records the end of each run that the ledger shows as running and that is over. The lock of its slot proves that.

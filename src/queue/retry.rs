@@ -5,6 +5,7 @@ use crate::{
     dir::StateDir,
     error::{Error, Result},
     job::{LaneRun, RunState, log::Logs},
+    lock::Place,
 };
 
 /// Queues it again, as a new run at the end of its lane, with the environment and the working directory that it had. `None`
@@ -28,13 +29,15 @@ pub(crate) fn retry(state: &StateDir, run: &LaneRun) -> Result<Option<Added>> {
     let request = match &logs {
         Some(logs) => {
             let (dir, name) = logs.request(run.run);
-            Request::read(dir, &name)?
+            let place = Place { ticket: view.ticket.unwrap_or_default(), run: run.run.0 };
+            let read = Request::read(dir, &name)?;
+            read.map(|request| request.must_be(&run.lane, place, || dir.path_of(&name))).transpose()?
         }
         None => None,
     };
     // Killed between the record of its start and the removal of its file, it has left that where it stood.
     let request = match (request, queue.pending()?.into_iter().find(|pending| pending.run == run.run)) {
-        (None, Some(leftover)) => Request::of(&queue.dir, leftover)?,
+        (None, Some(leftover)) => Request::of(&queue, leftover)?,
         (request, _) => request,
     };
     let gone = "what it was to do is not kept any more (--keep-runs), or it was not queued; queue it anew";

@@ -47,12 +47,13 @@ pub(crate) fn adopt(state: &StateDir, run: &crate::job::LaneRun, lane_fd: i32) -
     // Whom to wait for first, so that not everybody who is resumed waits for the same one.
     let before = at.checked_sub(1).map(|before| pending[before].into());
     let pending = pending[at];
-    let request = Request::of(&queue.dir, pending)?.ok_or_else(gone)?;
+    let request = Request::of(&queue, pending)?.ok_or_else(gone)?;
     let ticket = Ticket::inherited(&queue.files.dir, queue.name().as_str(), (pending.into(), before), lane_fd)?;
     let path = state.path().to_owned();
     let directory = request.directory();
     if let Err(e) = std::env::set_current_dir(&directory) {
         let e = Error::io("enter", directory, e);
+        ticket.leave();
         queue.strand(&[pending], &e.to_string())?;
         return Err(e);
     }
@@ -77,6 +78,10 @@ pub(super) fn launch(
     departure: &Departure,
 ) -> Result<()> {
     let failed = |e| Error::io("start a process for", format!("{lane}/{}", request.run), e);
+    let directory = request.directory();
+    if !directory.is_dir() {
+        return Err(Error::io("enter", directory, std::io::ErrorKind::NotFound));
+    }
     // Not standard input, output or error, whatever was closed when we were started.
     let descriptor = rustix::io::fcntl_dupfd_cloexec(ticket.descriptor(), 3).map_err(|e| failed(e.into()))?;
     let program = std::env::current_exe().map_err(failed)?;
@@ -105,6 +110,9 @@ pub(super) fn launch(
 
 fn see_through(state: &StateDir, lane: &Name, request: &Request, ticket: Ticket) -> Result<()> {
     let queue = Queue::make(state, lane)?;
+    // By a descriptor of its own, which nobody else has.
+    let mark = queue.lane()?;
+    mark.mark_process(request.run.0)?;
     let options = crate::job::Options { output: OutputMode::Capture, ..request.options() };
     let waiter = Waiter { state, queue: &queue, request, ticket, since: Instant::now() };
     let run = Run {
@@ -117,6 +125,7 @@ fn see_through(state: &StateDir, lane: &Name, request: &Request, ticket: Ticket)
     };
     if let Err(e) = run.run() {
         // Nothing was run: it stands in its lane still, unless its start was recorded.
+        waiter.ticket.leave();
         queue.strand(&[waiter.pending()], &e.to_string())?;
         return Err(e);
     }
@@ -179,9 +188,13 @@ impl Admission for Waiter<'_> {
                     note_the_gone();
                 }
             }
+            if self.ticket.lane().is_resuming()? {
+                self.ticket.lane().wait_for_resumption()?;
+                // Who was resumed may stand before us.
+                continue;
+            }
             if self.queue.is_paused()? {
                 pause::wait(self.queue)?;
-                // Who was resumed may stand before us.
                 continue;
             }
             for run in &self.request.after {
@@ -192,6 +205,7 @@ impl Admission for Waiter<'_> {
                     }
                     Dependency::Stranded => {
                         let reason = format!("{run}, which it is to follow, has no process");
+                        self.ticket.leave();
                         self.queue.strand(&[self.pending()], &reason)?;
                         return Ok(Admitted::Stranded);
                     }
@@ -202,10 +216,15 @@ impl Admission for Waiter<'_> {
     }
 
     fn standing(&self) -> Result<Standing> {
+        if !self.queue.has(self.pending())? {
+            // Somebody takes it out, or was killed as he did.
+            self.queue.settle_removal(self.pending())?;
+        }
         Ok(if !self.queue.has(self.pending())? {
             Standing::Gone
-        } else if self.queue.is_paused()? {
-            Standing::Paused
+        } else if self.queue.is_paused()? || self.ticket.lane().is_resuming()? || !self.ticket.is_first()? {
+            // Also when somebody was resumed in front of us while we waited for a further lock.
+            Standing::Withheld
         } else {
             Standing::Wanted
         })
@@ -241,18 +260,19 @@ impl Queue {
     }
 
     fn note_stranded(&self, gone: &[Pending], reason: &str) -> Result<Vec<Event>> {
-        let waiting = self.waiting(gone)?;
+        let (waiting, lane) = (self.waiting(gone)?, self.lane()?);
         let mut events = Vec::new();
         for pending in gone {
             // Of that name no more: others, too, found it gone and were sooner, or it was taken out of the lane.
-            if self.dir.stat(&pending.file_name())?.is_none() {
+            // Or it has a process again.
+            if self.dir.stat(&pending.file_name())?.is_none() || lane.is_live(pending.ticket)? {
                 continue;
             }
-            if !waiting.contains(pending) {
-                self.remove(*pending)?;
-            } else {
-                self.mark(*pending, true)?;
+            if waiting.contains(pending) {
+                self.mark_left(*pending)?;
                 events.push(Event::Stranded(Stranded { run: pending.run, reason: reason.to_owned() }));
+            } else {
+                self.remove(*pending)?;
             }
         }
         Ok(events)

@@ -272,7 +272,7 @@ fn those_that_wait_take_no_processor_time() {
     latch.open();
     first.finish().exits(0);
     all_exit(waiters, 0);
-    sandbox.queue(["resume"]).run().exits(0);
+    sandbox.queue(["resume", "paused"]).run().exits(0);
     for pid in pids {
         eventually("it is gone", || !is_alive(pid));
     }

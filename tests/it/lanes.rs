@@ -23,6 +23,9 @@ use crate::{
 /// Below it the bytes of a lane are runs, from it on tickets.
 const FRONT: u64 = 1 << 50;
 
+/// Runs have smaller bytes; the others below the tickets say who waits for which.
+const PROCESSES: u64 = 1 << 48;
+
 /// A script that writes its run's number to `order`, and `overlap` besides when another that does so still runs. Killed, it is
 /// over: it has no children but for the moment in which it asks for that lock.
 pub(crate) fn noted(then: &str) -> String {
@@ -116,7 +119,7 @@ impl Sandbox {
     pub(crate) fn processes_in(&self, lane: &str) -> BTreeMap<u64, u32> {
         let mut of_runs = BTreeMap::<u64, Vec<u32>>::new();
         for (pid, bytes) in holders(&self.lane_file(lane)) {
-            for run in bytes.into_iter().filter(|byte| *byte < FRONT && is_triplock(pid)) {
+            for run in bytes.into_iter().filter(|byte| *byte < PROCESSES && is_triplock(pid)) {
                 of_runs.entry(run).or_default().push(pid);
             }
         }
@@ -197,12 +200,13 @@ impl Sandbox {
     }
 }
 
-/// What `queue add` printed, which is a run id and nothing else.
+/// What `queue add` printed, which is a run id and nothing else; unless the lane is paused, which it says.
 #[track_caller]
 pub(crate) fn run_id(finished: &Finished) -> String {
     let run = finished.exits(0).stdout.strip_suffix('\n').unwrap_or_default();
     let is_id = run.split_once('/').is_some_and(|(_, number)| number.parse::<u64>().is_ok());
-    if !is_id || !finished.stderr.is_empty() {
+    let says = &finished.stderr;
+    if !is_id || !(says.is_empty() || says.contains(" is paused; ") && says.lines().count() == 1) {
         finished.complain("expected a run id and nothing else");
     }
     run.to_owned()

@@ -120,6 +120,9 @@ fn a_run_that_follows_one_without_a_process_is_kept_and_resume_runs_both_in_orde
         assert_eq!(sandbox.order(), Vec::<u64>::new());
         let resumed = sandbox.queue(["resume"]).run();
         assert_eq!(resumed.exits(0).stdout.lines().count(), 3, "{resumed:?}");
+        // Who means all lanes ends no pause.
+        assert_eq!(sandbox.stands(&first).as_deref(), Some("paused"));
+        sandbox.queue(["resume", of]).run().exits(0);
         sandbox.ends(&third, 0);
         assert_eq!(sandbox.order(), [1, 2, 3], "{lane} {of}");
     }
@@ -138,6 +141,9 @@ fn resume_gives_nobody_a_process_before_what_it_follows() {
     sandbox.kills_everything();
     let resumed = sandbox.queue(["resume"]).run();
     assert_eq!(resumed.exits(0).stdout.lines().count(), 62, "{resumed:?}");
+    for lane in ["a", "m", "z"] {
+        sandbox.queue(["resume", lane]).run().exits(0);
+    }
     sandbox.ends(&second, 0);
     sandbox.ends(&others[59], 0);
     assert_eq!(sandbox.order(), [1, 2]);

@@ -1,6 +1,9 @@
 //! How queued runs end, what tells that, and running them again.
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+};
 
 use serde_json::Value;
 
@@ -64,11 +67,10 @@ fn a_lane_is_waited_for_with_all_that_stands_there_now() {
     latch.keeps(1);
     let runs = ["exit 0", "exit 4", "exit 5"].map(|script| sandbox.queued("a", script));
     let waiter = sandbox.triplock(["queue", "wait", "a"]).start();
+    let inode = fs::metadata(sandbox.lane_file("a")).unwrap().ino();
     eventually("it waits for the first", || {
-        fs::read_to_string("/proc/locks")
-            .unwrap()
-            .lines()
-            .any(|line| line.contains("-> OFDLCK") && line.contains(" 1 1"))
+        let locks = fs::read_to_string("/proc/locks").unwrap();
+        locks.lines().any(|line| line.contains("-> OFDLCK") && line.ends_with(&format!(":{inode} 1 1")))
     });
     latch.open();
     let finished = waiter.finish();

@@ -213,7 +213,7 @@ fn what_has_started_is_not_run_again_by_resume_though_its_file_is_there() {
     let again = again.exits(0).stdout.trim().to_owned();
     let resumed = sandbox.queue(["resume", "mail"]).run();
     let expected = format!(
-        "{first}: was cut off while it ran; `triplock queue retry` queues it again\n{second}: waits in its lane again\n"
+        "{first}: was cut off while it ran; `triplock queue retry {first}` queues it again\n{second}: waits in its lane again\n"
     );
     assert_eq!(resumed.exits(0).stdout, expected);
     assert!(!leftover.exists());

@@ -159,7 +159,7 @@ pub(super) mod tests {
         }
     }
 
-    pub(super) fn word() -> impl Strategy<Value = Vec<&'static str>> {
+    pub(in super::super) fn word() -> impl Strategy<Value = Vec<&'static str>> {
         prop_oneof![
             3 => (prop::sample::select(&VALUES[..]), 0..2_usize).prop_map(|((option, values), at)| vec![option, values[at]]),
             1 => prop::sample::select(&VALUES[..]).prop_map(|(option, _)| vec![option]),
