@@ -1,11 +1,13 @@
 //! The files of one lane's queue: `jobs/LANE.queue/`.
 //!
-//!     17-1764444444123456.json    run 17 stands in the lane with that ticket: what is to be run
-//!     17-1764444444123456.left    the same, and it is recorded that its process is gone
-//!     17-1764444444123456.gone    it is being taken out ([`super::cancel`])
-//!     requests-1000               what user 1000 queued, for after a power cut ([`super::journal`])
-//!     paused                      nothing of the queue starts
-//!     resuming                    the lock of who gives runs their processes again
+//! ```text
+//! 17-1764444444123456.json    run 17 stands in the lane with that ticket: what is to be run
+//! 17-1764444444123456.left    the same, and it is recorded that its process is gone
+//! 17-1764444444123456.gone    it is being taken out ([`super::cancel`])
+//! requests-1000               what user 1000 queued, for after a power cut ([`super::journal`])
+//! paused                      nothing of the queue starts
+//! resuming                    the lock of who gives runs their processes again
+//! ```
 //!
 //! A run's file is there from before `queue add` answers until its start is in the ledger, or that there will be none. So a
 //! file whose ticket nobody has is a run that stands in line without a process. That a run has started, the ledger decides:

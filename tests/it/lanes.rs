@@ -164,6 +164,14 @@ impl Sandbox {
     /// Kills all processes of the sandbox's lanes and jobs at once, as a power cut would.
     pub(crate) fn kills_everything(&self) {
         crate::job::end_all(self.state_dir());
+        // The kernel gives back the locks of who is killed a moment later.
+        let lanes = fs::read_dir(self.jobs("")).into_iter().flatten().map(|entry| entry.unwrap());
+        let lanes = lanes.filter(|entry| entry.path().extension().is_some_and(|suffix| suffix == "lane"));
+        let inodes: Vec<_> = lanes.map(|entry| format!(":{} ", entry.metadata().unwrap().ino())).collect();
+        eventually("nobody has a ticket any more", || {
+            let locks = fs::read_to_string("/proc/locks").unwrap();
+            !locks.lines().any(|line| line.contains(" OFDLCK ") && inodes.iter().any(|inode| line.contains(inode)))
+        });
     }
 
     /// What the ledger says came of each run and non-run, by number; every line is whole, and a run has at most one start and one

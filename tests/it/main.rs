@@ -72,6 +72,7 @@ mod queue_kills;
 mod queue_lock;
 mod queue_pause;
 mod queue_process;
+mod queue_races;
 mod race;
 mod race_queue;
 mod replace;
