@@ -13,7 +13,7 @@
 //! the end of the line. The turn is given back once the lock is ours.
 
 use std::{
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     time::{Duration, Instant},
 };
 
@@ -45,8 +45,8 @@ pub(super) struct Locks {
     pub(super) named: Vec<FileGuard>,
     /// The places in their lanes, to be given up once the start is recorded.
     tickets: Vec<Ticket>,
-    /// Of a queued run: what shows that it is not over, for the command to inherit.
-    pub(super) lane: Option<OwnedFd>,
+    /// What the command inherits: the locks, and of a queued run what shows that it is not over.
+    pub(super) inherited: Vec<OwnedFd>,
     /// How long it took.
     pub(super) waited: Duration,
 }
@@ -156,9 +156,10 @@ impl Asking<'_> {
                 }
             }
         }
-        let lane = self.ticket.map(|ticket| rustix::io::fcntl_dupfd_cloexec(ticket.descriptor(), 3));
-        let lane = lane.transpose().map_err(|e| Error::io("share the lane of", job.path(), e))?;
-        Ok(Acquired::Granted(Locks { slot, job, named, tickets, lane, waited: begun.elapsed() }))
+        let held = std::iter::once(&job).chain(&named).map(FileGuard::descriptor);
+        let inherited = held.chain(self.ticket.map(Ticket::descriptor)).map(out_of_the_way).collect::<Result<_, _>>();
+        let inherited = inherited.map_err(|e| Error::io("share", job.path(), e))?;
+        Ok(Acquired::Granted(Locks { slot, job, named, tickets, inherited, waited: begun.elapsed() }))
     }
 
     /// One lock.
@@ -345,6 +346,13 @@ impl Wanted<'_> {
             Not::Interrupted(signal) => Acquired::Interrupted { signal, waited },
         }
     }
+}
+
+/// A copy of a descriptor whose number no script is likely to use itself: `exec 9>>file` would close the lock behind a 9. (Where
+/// there may be so few, a smaller one.)
+fn out_of_the_way(descriptor: BorrowedFd<'_>) -> std::io::Result<OwnedFd> {
+    let copy = |least| rustix::io::fcntl_dupfd_cloexec(descriptor, least);
+    Ok(copy(100).or_else(|_| copy(10)).or_else(|_| copy(3))?)
 }
 
 /// The slot at that place in the list of lock files.

@@ -146,8 +146,7 @@ impl Holding for Locks {
     }
 
     fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        let locks = std::iter::once(&self.job).chain(&self.named).map(FileGuard::descriptor);
-        locks.chain(self.lane.as_ref().map(AsFd::as_fd)).collect()
+        self.inherited.iter().map(AsFd::as_fd).collect()
     }
 
     fn wants_a_certain_end(&self, options: &Options) -> bool {
