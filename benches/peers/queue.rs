@@ -18,14 +18,16 @@ use crate::{
 /// Jobs through one lane, and runs that wait in one.
 const MANY: usize = 1000;
 
+const ROUNDS: usize = 3;
+
 /// Jobs between whose ends and starts the gap is measured.
 const CHAIN: usize = 200;
 
 pub(crate) fn measure(site: &Site) -> Part {
     let mut part = Part::new(
         "queue",
-        "1,000 times `true` through one lane, added one at a time, from the first addition to the end of the last, 5 rounds in \
-         turn; the gap from the end of a command to the start of the next, median of a chain of 200, 5 rounds in turn; and 1,000 \
+        "1,000 times `true` through one lane, added one at a time, from the first addition to the end of the last, 3 rounds in \
+         turn; the gap from the end of a command to the start of the next, median of a chain of 200, 3 rounds in turn; and 1,000 \
          runs that wait for one. triplock has each addition and each end on disk, the others nothing",
     );
     let queues = [Queue::Triplock, Queue::Nq, Queue::TaskSpooler];
@@ -184,7 +186,7 @@ fn state_of(pid: u32) -> Option<char> {
 
 fn through_one_lane(part: &mut Part, site: &Site, queues: &[Queue]) {
     let mut took = vec![Vec::new(); queues.len()];
-    for _ in 0..5 {
+    for _ in 0..ROUNDS {
         for (at, queue) in queues.iter().enumerate() {
             let place = Place::new(site, *queue);
             let begun = Instant::now();
@@ -222,7 +224,7 @@ fn hand_over(part: &mut Part, site: &Site, queues: &[Queue]) {
     let mut gaps = vec![Vec::new(); queues.len()];
     let (mut bare, mut util_linux) = (Vec::new(), Vec::new());
     let baseline = site.baseline().display().to_string();
-    for _ in 0..5 {
+    for _ in 0..ROUNDS {
         for (at, queue) in queues.iter().enumerate() {
             let place = Place::new(site, *queue);
             let stamps = place.directory.join("stamps");
@@ -388,7 +390,10 @@ fn killed(part: &mut Part, site: &Site, queues: &[Queue]) {
         }
         let victim = match whom {
             "runner" => parent(&place.named("sh")),
-            "daemon" => place.named("tsp").into_iter().filter(|pid| listens(*pid)).collect(),
+            "daemon" => {
+                let socket = place.directory.join("socket");
+                place.named("tsp").into_iter().filter(|pid| serves(*pid, &socket)).collect()
+            }
             name => parent(&place.named("sh")).into_iter().filter(|pid| place.named(name).contains(pid)).collect(),
         };
         assert_eq!(victim.len(), 1, "{} {what}: {victim:?}", queue.name());
@@ -446,10 +451,16 @@ fn parent(processes: &[u32]) -> Vec<u32> {
     parents
 }
 
-/// Whether it has a socket and no parent of its own: task-spooler's daemon.
-fn listens(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-    // The leader of its session.
-    fields.get(3).is_some_and(|session| *session == pid.to_string())
+/// Whether it serves that socket: task-spooler's daemon has it, and one for each client besides.
+fn serves(pid: u32, socket: &Path) -> bool {
+    let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let path = socket.display().to_string();
+    let inodes: Vec<String> = sockets
+        .lines()
+        .filter(|line| line.ends_with(&path))
+        .filter_map(|line| Some(format!("socket:[{}]", line.split_whitespace().nth(6)?)))
+        .collect();
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let targets = descriptors.filter_map(|entry| fs::read_link(entry.path()).ok());
+    targets.filter(|target| inodes.iter().any(|inode| target.as_os_str() == inode.as_str())).count() > 1
 }
