@@ -2,7 +2,8 @@
 //!
 //! `baseline book DIR STUDENT`: books as a careful script would: lock, read all bookings from one JSON file, add one,
 //! write a new file, fsync, rename, fsync the directory.
-//! `baseline stamp FILE`: appends when it started and when it ended, in nanoseconds since the boot.
+//! `baseline stamp FILE MILLISECONDS`: takes that long, and appends when it started and when it ended, in nanoseconds since
+//! the boot.
 //! `baseline wait-and-start LOCK COMMAND…`: one blocking flock(2), then the command, and nothing else.
 //! `baseline parse-and-sync INPUT BYTES OUT`: parses a batch's lines, and writes and syncs that many bytes once.
 #![allow(clippy::disallowed_methods)] // The product's flock(2) is in one module; this is not the product.
@@ -14,6 +15,8 @@ use std::{
     io::{self, Write as _},
     path::Path,
     process::ExitCode,
+    thread,
+    time::Duration,
 };
 
 use fs2::FileExt as _;
@@ -45,10 +48,10 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match arguments[..] {
         ["book", directory, student] => book(Path::new(directory), student),
-        ["stamp", file] => stamp(Path::new(file)),
+        ["stamp", file, milliseconds] => stamp(Path::new(file), milliseconds),
         ["wait-and-start", lock, ref command @ ..] => wait_and_start(Path::new(lock), command),
         ["parse-and-sync", input, bytes, out] => parse_and_sync(Path::new(input), bytes, Path::new(out)),
-        _ => Err("usage: baseline book DIR STUDENT | baseline stamp FILE | baseline wait-and-start LOCK COMMAND… | baseline parse-and-sync INPUT BYTES OUT".into()),
+        _ => Err("usage: baseline book DIR STUDENT | baseline stamp FILE MILLISECONDS | baseline wait-and-start LOCK COMMAND… | baseline parse-and-sync INPUT BYTES OUT".into()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -59,12 +62,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn stamp(file: &Path) -> Result<(), Box<dyn Error>> {
+fn stamp(file: &Path, milliseconds: &str) -> Result<(), Box<dyn Error>> {
     let now = || {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         now.tv_sec * 1_000_000_000 + now.tv_nsec
     };
     let start = now();
+    let time = Duration::from_millis(milliseconds.parse()?);
+    if !time.is_zero() {
+        thread::sleep(time);
+    }
     let mut file = OpenOptions::new().create(true).append(true).open(file)?;
     writeln!(file, "{start} {}", now())?;
     Ok(())

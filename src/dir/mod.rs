@@ -9,7 +9,7 @@ mod root;
 use std::{
     fs::File,
     io,
-    os::fd::OwnedFd,
+    os::fd::{AsRawFd as _, OwnedFd},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
@@ -159,6 +159,18 @@ impl Dir {
             Err(Errno::EXIST) => Ok(None),
             Err(errno) => Err(Error::cannot_create(self.path_of(name), errno)),
         }
+    }
+
+    /// Makes such a file without a name, which goes when its last descriptor does; `None` where the file system has none.
+    pub(crate) fn create_unnamed_to_append(&self) -> Option<File> {
+        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::TMPFILE | OFlags::CLOEXEC;
+        self.made(|| rustix::fs::openat(&self.fd, ".", flags, self.file_mode)).map(File::from).ok()
+    }
+
+    /// Gives it its name: `false` when one of that name is there, or it cannot have one (there is no /proc).
+    pub(crate) fn give_name(&self, file: &File, name: &str) -> bool {
+        let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
+        rustix::fs::linkat(rustix::fs::CWD, unnamed, &self.fd, name, AtFlags::SYMLINK_FOLLOW).is_ok()
     }
 
     /// Makes a file afresh that is for its maker alone, whoever shares the directory; one of that name that a killed process

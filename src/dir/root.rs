@@ -199,6 +199,11 @@ impl StateDir {
         &self.dir.path
     }
 
+    /// Whether it was seen to be on a file system of this host alone.
+    pub(crate) fn is_local(&self) -> bool {
+        self.dir.is_local
+    }
+
     /// Whether a group shares it.
     pub fn is_shared(&self) -> bool {
         self.dir.is_shared()

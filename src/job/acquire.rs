@@ -13,11 +13,13 @@
 //! the end of the line. The turn is given back once the lock is ours.
 
 use std::{
+    cell::Cell,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     time::{Duration, Instant},
 };
 
 use super::{
+    admission::Admission,
     files::JobFiles,
     holding::By,
     ledger::JobLedger,
@@ -38,29 +40,35 @@ use crate::{
 const UNSEEN: Duration = Duration::from_millis(20);
 
 /// The locks of a run.
-pub(super) struct Locks {
+pub(super) struct Locks<'a> {
     pub(super) slot: u32,
     pub(super) job: FileGuard,
     /// The named ones, in the order in which they were taken.
     pub(super) named: Vec<FileGuard>,
     /// The places in their lanes, to be given up once the start is recorded.
-    tickets: Vec<Ticket>,
+    tickets: Cell<Vec<Ticket>>,
+    /// The same of a queued run, which has its place from before it asked.
+    queued: Cell<Option<&'a dyn Admission>>,
     /// What the command inherits: the locks, and of a queued run what shows that it is not over.
     pub(super) inherited: Vec<OwnedFd>,
     /// How long it took.
     pub(super) waited: Duration,
 }
 
-impl Locks {
-    /// The start is recorded: the next in line may wait for the locks.
-    pub(super) fn leave_lanes(&mut self) {
-        self.tickets.clear();
+impl Locks<'_> {
+    /// The start is recorded, or that there is none: the next in line may wait for the locks. (Who keeps its place for
+    /// longer delays nobody, since those behind it would wait for the locks.)
+    pub(super) fn leave_lanes(&self) {
+        if let Some(queued) = self.queued.take() {
+            queued.leave();
+        }
+        drop(self.tickets.take());
     }
 }
 
 /// What asking for them came to.
-pub(super) enum Acquired {
-    Granted(Locks),
+pub(super) enum Acquired<'a> {
+    Granted(Locks<'a>),
     /// Somebody holds that lock, or waits for it.
     Busy {
         lock: String,
@@ -80,7 +88,7 @@ pub(super) enum Acquired {
 }
 
 /// Who asks, and for what.
-pub(super) struct Asking<'a> {
+pub(super) struct Asking<'a, 'q> {
     pub(super) files: &'a JobFiles,
     pub(super) options: &'a Options,
     pub(super) ledger: &'a JobLedger,
@@ -89,8 +97,8 @@ pub(super) struct Asking<'a> {
     /// Those of `locks/`, when some were named.
     pub(super) named: Option<&'a FileLock>,
     pub(super) held: &'a Held,
-    /// The place that a queued run has in the job's lane already.
-    pub(super) ticket: Option<&'a Ticket>,
+    /// Of a run that was queued: it has a place in the job's lane already.
+    pub(super) queued: Option<&'q dyn Admission>,
     /// Told before a wait: which lock, and who holds it.
     pub(super) announce: &'a dyn Fn(&str, Option<&Holder>),
 }
@@ -120,8 +128,8 @@ struct Had {
     ticket: Option<Ticket>,
 }
 
-impl Asking<'_> {
-    pub(super) fn acquire(&self) -> Result<Acquired> {
+impl<'q> Asking<'_, 'q> {
+    pub(super) fn acquire(&self) -> Result<Acquired<'q>> {
         let begun = Instant::now();
         let until = match self.options.policy {
             Policy::Skip => Until::Now,
@@ -131,17 +139,18 @@ impl Asking<'_> {
         let job = &self.files.job;
         let files: Vec<_> = (1..=self.options.slots).map(|slot| self.files.lock(slot)).collect();
         let wanted = Wanted { locks: self.locks, name: job, files: &files, key: job.as_str() };
-        let had = match self.ticket {
+        let ticket = self.queued.map(Admission::ticket);
+        let had = match ticket {
             Some(ticket) => {
                 Self::in_line(&wanted, until, ticket)?.map(|(slot, guard)| Had { slot, guard, ticket: None })
             }
             None => self.one(&wanted, until, self.options.policy == Policy::Replace)?,
         };
-        let Had { slot, guard: job, ticket } = match had {
+        let Had { slot, guard: job, ticket: taken } = match had {
             Ok(had) => had,
             Err(not) => return Ok(wanted.failed(not, begun)),
         };
-        let mut tickets: Vec<_> = ticket.into_iter().collect();
+        let mut tickets: Vec<_> = taken.into_iter().collect();
         let mut named = Vec::new();
         if let Some(locks) = self.named {
             for name in &self.options.locks {
@@ -157,9 +166,10 @@ impl Asking<'_> {
             }
         }
         let held = std::iter::once(&job).chain(&named).map(FileGuard::descriptor);
-        let inherited = held.chain(self.ticket.map(Ticket::descriptor)).map(out_of_the_way).collect::<Result<_, _>>();
+        let inherited = held.chain(ticket.map(Ticket::descriptor)).map(out_of_the_way).collect::<Result<_, _>>();
         let inherited = inherited.map_err(|e| Error::io("share", job.path(), e))?;
-        Ok(Acquired::Granted(Locks { slot, job, named, tickets, inherited, waited: begun.elapsed() }))
+        let (tickets, queued) = (Cell::new(tickets), Cell::new(self.queued));
+        Ok(Acquired::Granted(Locks { slot, job, named, tickets, queued, inherited, waited: begun.elapsed() }))
     }
 
     /// One lock.
@@ -332,7 +342,7 @@ impl Wanted<'_> {
         Ok(self.locks.note_of(&self.files[0])?.and_then(|(holder, _)| holder))
     }
 
-    fn failed(&self, not: Not, begun: Instant) -> Acquired {
+    fn failed<'q>(&self, not: Not, begun: Instant) -> Acquired<'q> {
         let waited = begun.elapsed();
         match not {
             Not::Busy(noted) => {

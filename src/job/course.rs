@@ -15,7 +15,7 @@ use super::{
     keeping::{Broken, Carried, Holding, Lines},
     late_sync::LateSync,
     lifeline::Lifeline,
-    log::Log,
+    log::{Log, UnnamedLog},
     model::{Ended, Event, Outcome, RunId, Started, seconds},
     options::{Options, OutputMode},
     place::Place,
@@ -64,15 +64,20 @@ struct Verdict {
 }
 
 impl<L: Lines> Course<'_, L> {
-    /// Runs the attempts, records the end and lets the locks go. `recorded`: the start, on its way to the disk.
-    pub(super) fn see_through(&self, locks: impl Holding, mut recorded: LateSync) -> Done {
+    /// Runs the attempts, records the end and lets the locks go. `recorded`: the start, on its way to the disk; `unnamed`: what
+    /// there is of the log.
+    pub(super) fn see_through(&self, locks: impl Holding, mut recorded: LateSync, unnamed: Option<UnnamedLog>) -> Done {
         let mut warnings = Vec::new();
         let mut log = None;
         let start = self.ledger.now();
         let created = match self.options.output {
             OutputMode::Inherit => Ok(None),
             OutputMode::Capture | OutputMode::OnFailure => {
-                Log::create(self.dir, self.job, self.run, self.options.log_limit).map(Some)
+                let limit = self.options.log_limit;
+                match unnamed {
+                    Some(unnamed) => unnamed.begin(self.run, limit).map(Some),
+                    None => Log::create(self.dir, self.job, self.run, limit).map(Some),
+                }
             }
         };
         let (attempt, mut verdict) = match created {
@@ -274,6 +279,7 @@ impl<L: Lines> Course<'_, L> {
         };
         let started = Instant::now();
         let child = spawn.start()?;
+        locks.command_started();
         let mut tree = Tree::new(child, !foreground, cgroup);
         let (options, signals) = (self.options, self.signals);
         let supervisor = Supervisor { options, signals, log, foreground, recorded, started, lifeline };

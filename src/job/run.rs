@@ -8,7 +8,8 @@
 //! 3. Our start is appended before the command is started, with a fence that is never given twice: one that is
 //!    reserved on disk, else the start itself is synced first ([`super::fences`]). If that fails (a full disk), nothing is
 //!    run. A start that was not synced is synced while the command runs, or with its end ([`super::late_sync`]).
-//! 4. The command inherits the locks' descriptors. From now on a killed wrapper frees nothing that still runs.
+//! 4. The command inherits the locks' descriptors. From now on a killed wrapper frees nothing that still runs. Only then is
+//!    the place in the lane given up: that may wait, the command need not.
 //! 5. Its end is appended first, then the locks are released, then the ledger is synced: whoever gets the lock next finds
 //!    our end, and does not wait for our disk.
 
@@ -22,6 +23,7 @@ use super::{
     holding::By,
     late_sync::LateSync,
     ledger::JobLedger,
+    log::UnnamedLog,
     model::{Ended, Event, NotRun, Outcome, RunId, Started, Totals, seconds},
     options::Options,
     place::Place,
@@ -101,6 +103,14 @@ impl Run<'_> {
             return Ok(self.not_run(&ledger, Outcome::Interrupted, interrupted(signal), None, Duration::ZERO));
         }
         let locks = ledger.locks();
+        // Before a wait, so that less is left to do when it is over.
+        let place = Place::current_or_unknown();
+        // (Whatever is wrong with it is told when it is needed.)
+        let unnamed = self.queued.and_then(|_| UnnamedLog::make(&files.dir, self.job).ok());
+        if self.queued.is_some() {
+            // Opens the files, and has the code at hand.
+            let _nothing = ledger.append_start(&place.boot, |_, _| Vec::new());
+        }
         let named = if self.options.locks.is_empty() { None } else { Some(ledger.named_locks(self.state)?) };
         // Whoever queued a run does not wait for it.
         let mut held = match self.queued {
@@ -114,7 +124,7 @@ impl Run<'_> {
             locks: &locks,
             named: named.as_ref(),
             held: &held,
-            ticket: self.queued.map(Admission::ticket),
+            queued: self.queued,
             announce: self.announce,
         };
         let (locks, signals, start) = loop {
@@ -149,7 +159,7 @@ impl Run<'_> {
             if let Some(signal) = arrived() {
                 return Ok(self.not_run(&ledger, Outcome::Interrupted, interrupted(signal), None, locks.waited));
             }
-            let recorded = self.record_start(&ledger, &mut locks);
+            let recorded = self.record_start(&ledger, &mut locks, &place);
             if self.queued.is_some() && recorded.as_ref().is_err_and(is_timeout) {
                 // Somebody is stopped amid an append. A queued run has time, and would lose its process.
                 continue;
@@ -161,14 +171,10 @@ impl Run<'_> {
                 start => break (locks, signals, start),
             }
         };
-        if let Some(queued) = self.queued {
-            queued.leave();
-        }
-        let mut locks = locks;
-        locks.leave_lanes();
         let (run, fence, start) = match start {
             Start::Recorded(run, fence, late) => (run, fence, late),
             Start::NotDue(why) => {
+                locks.leave_lanes();
                 return Ok(Done { why: Some(why), ..Done::of(Outcome::NotDue, ExitCode::Success.code()) });
             }
             Start::Withheld(_) => unreachable!("the loop goes on"),
@@ -190,7 +196,7 @@ impl Run<'_> {
             fence,
             queued: self.queued.is_some(),
         };
-        let done = course.see_through(locks, start);
+        let done = course.see_through(locks, start, unnamed);
         // A signal that comes now, or waits already, comes too late for the run: its result stands. Given back, it
         // would end us before we have told it.
         std::mem::forget(signals);
@@ -318,13 +324,13 @@ impl Run<'_> {
 
     /// The start of the first attempt, whose fence will never be given again; or why there is none, which is recorded
     /// then.
-    fn record_start(&self, ledger: &JobLedger, locks: &mut Locks) -> Result<Start> {
-        let Place { boot, pid_namespace } = Place::current_or_unknown();
+    fn record_start(&self, ledger: &JobLedger, locks: &mut Locks, place: &Place) -> Result<Start> {
+        let Place { boot, pid_namespace } = place;
         let now = ledger.now();
         let own = locks.job.fence();
         let mut started = Err(Ok(Start::Withheld(Standing::Gone)));
-        let appended = ledger.append_start(&boot, |totals, fences| {
-            let mut events: Vec<_> = remains(totals, locks.slot, &boot).map(Event::Ended).into_iter().collect();
+        let appended = ledger.append_start(boot, |totals, fences| {
+            let mut events: Vec<_> = remains(totals, locks.slot, boot).map(Event::Ended).into_iter().collect();
             match self.standing() {
                 Ok(Standing::Wanted) => {}
                 withheld => {
@@ -346,7 +352,7 @@ impl Run<'_> {
                 wait: seconds(locks.waited),
                 command: self.command_line(),
                 boot: boot.clone(),
-                pid_namespace,
+                pid_namespace: *pid_namespace,
                 file: None,
                 reserved: next.reserve,
                 lease: None,
@@ -362,23 +368,24 @@ impl Run<'_> {
         };
         let fence = next.fence;
         let noted = locks.job.raise_fence(Fence(fence.0 - 1));
-        let safe = noted.and_then(|()| if next.sync_first { appended.sync() } else { Ok(()) });
+        // One that was queued must not be started twice: of one whose start a power cut takes, `resume` would think that it
+        // waits still.
+        let sync_first = next.sync_first || self.queued.is_some();
+        let safe = noted.and_then(|()| if sync_first { appended.sync() } else { Ok(()) });
         if let Err(e) = safe {
             ledger.distrust();
             // It is the first error that matters.
             let _ = ledger.append(|totals| {
-                remains(totals, locks.slot, &boot).map(|left| not_started(&left, e.to_string())).into_iter().collect()
+                remains(totals, locks.slot, boot).map(|left| not_started(&left, e.to_string())).into_iter().collect()
             });
-            if let Some(queued) = self.queued {
-                queued.leave();
-            }
+            locks.leave_lanes();
             return Err(e);
         }
-        if !next.sync_first {
-            return Ok(Start::Recorded(run, fence, LateSync::of(appended)));
+        if next.sync_first {
+            ledger.reserved(&next);
         }
-        ledger.reserved(&next);
-        Ok(Start::Recorded(run, fence, LateSync::default()))
+        let late = if sync_first { LateSync::default() } else { LateSync::of(appended) };
+        Ok(Start::Recorded(run, fence, late))
     }
 }
 

@@ -49,9 +49,8 @@ pub(crate) fn add(state: &StateDir, lane: &Name, request: Request) -> Result<Add
         Err(full) => return Ok(Added::Full(full)),
     };
     let run = queue.run(request.run);
-    let path = state.path().to_owned();
     let ignored = TerminalIgnored::begin();
-    let forked = process::fork(|| waiter::begin(&path, lane, &request, ticket, Some(&ignored)));
+    let forked = process::fork(|| waiter::begin(state, lane, &request, ticket, Some(&ignored)));
     ignored.end();
     match forked {
         Ok(_) => Ok(Added::Queued(run)),

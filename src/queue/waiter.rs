@@ -6,7 +6,6 @@
 use std::{
     ffi::OsString,
     os::fd::{AsFd as _, AsRawFd as _},
-    path::Path,
     time::Instant,
 };
 
@@ -20,8 +19,16 @@ use crate::{
     process::{self, Departure, Program, Spawn, TerminalIgnored},
 };
 
-/// Becomes the process of that run. `state`: the state directory, absolute.
-pub(super) fn begin(state: &Path, lane: &Name, request: &Request, ticket: Ticket, ignored: Option<&TerminalIgnored>) {
+/// Becomes the process of that run. `state`: the state directory, whose path is absolute.
+pub(super) fn begin(
+    state: &StateDir,
+    lane: &Name,
+    request: &Request,
+    ticket: Ticket,
+    ignored: Option<&TerminalIgnored>,
+) {
+    // Its descriptor will be closed.
+    let (path, is_local) = (state.path().to_owned(), state.is_local());
     // Nobody is there any more to be told of an error. Where the ledger can be written it says so.
     let _ = process::detach(ticket.descriptor())
         .map_err(|e| Error::io("leave the caller of", "this process", e))
@@ -29,7 +36,7 @@ pub(super) fn begin(state: &Path, lane: &Name, request: &Request, ticket: Ticket
             if let Some(ignored) = ignored {
                 ignored.end();
             }
-            let state = StateDir::open(state, true)?;
+            let state = StateDir::open(path, !is_local)?;
             see_through(&state, lane, request, ticket)
         });
 }
@@ -49,7 +56,6 @@ pub(crate) fn adopt(state: &StateDir, run: &crate::job::LaneRun, lane_fd: i32) -
     let pending = pending[at];
     let request = Request::of(&queue, pending)?.ok_or_else(gone)?;
     let ticket = Ticket::inherited(&queue.files.dir, queue.name().as_str(), (pending.into(), before), lane_fd)?;
-    let path = state.path().to_owned();
     let directory = request.directory();
     if let Err(e) = std::env::set_current_dir(&directory) {
         let e = Error::io("enter", directory, e);
@@ -60,7 +66,7 @@ pub(crate) fn adopt(state: &StateDir, run: &crate::job::LaneRun, lane_fd: i32) -
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(request.umask()));
     let lane = run.lane.clone();
     drop(queue);
-    begin(&path, &lane, &request, ticket, None);
+    begin(state, &lane, &request, ticket, None);
     Ok(())
 }
 
@@ -85,18 +91,12 @@ pub(super) fn launch(
     // Not standard input, output or error, whatever was closed when we were started.
     let descriptor = rustix::io::fcntl_dupfd_cloexec(ticket.descriptor(), 3).map_err(|e| failed(e.into()))?;
     let program = std::env::current_exe().map_err(failed)?;
-    let words: Vec<OsString> = vec![
-        program.into(),
-        "--state-dir".into(),
-        state.path().into(),
-        "--store".into(),
-        "files".into(),
-        // Who started us has judged that.
-        "--allow-network-fs".into(),
-        "queued-process".into(),
-        format!("{lane}/{}", request.run).into(),
-        descriptor.as_raw_fd().to_string().into(),
-    ];
+    let mut words: Vec<OsString> = vec![program.into(), "--state-dir".into(), state.path().into()];
+    words.extend(["--store", "files"].map(OsString::from));
+    // Who started us was allowed to; a local one is not said to be, since its runs need not sync as often.
+    words.extend((!state.is_local()).then(|| "--allow-network-fs".into()));
+    words.extend(["queued-process".into(), format!("{lane}/{}", request.run).into()]);
+    words.push(descriptor.as_raw_fd().to_string().into());
     let not_started = |e: process::SpawnError| failed(std::io::Error::other(e.to_string()));
     let program = Program::find(&words).map_err(not_started)?;
     let spawn = Spawn {
@@ -219,10 +219,11 @@ impl Admission for Waiter<'_> {
         if !self.queue.has(self.pending())? {
             // Somebody takes it out, or was killed as he did.
             self.queue.settle_removal(self.pending())?;
+            if !self.queue.has(self.pending())? {
+                return Ok(Standing::Gone);
+            }
         }
-        Ok(if !self.queue.has(self.pending())? {
-            Standing::Gone
-        } else if self.queue.is_paused()? || self.ticket.lane().is_resuming()? || !self.ticket.is_first()? {
+        Ok(if self.queue.is_paused()? || self.ticket.lane().is_resuming()? || !self.ticket.is_first()? {
             // Also when somebody was resumed in front of us while we waited for a further lock.
             Standing::Withheld
         } else {

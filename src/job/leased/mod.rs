@@ -213,7 +213,7 @@ impl LeasedRun<'_> {
         };
         let run = Some((ledger, run));
         let keeper = Keeper { leases: Mutex::new(leases), slot: lease.slot, terms, connection, run };
-        Ok(course.see_through(Guarded { keeper, waited, signals }, LateSync::default()))
+        Ok(course.see_through(Guarded { keeper, waited, signals }, LateSync::default(), None))
     }
 
     /// The start of the first attempt; or why the run is not due, which is recorded then.

@@ -73,6 +73,16 @@ impl Logs {
         file.ok_or_else(|| Error::cannot_create(self.dir.path_of(&name), std::io::ErrorKind::AlreadyExists))
     }
 
+    /// A file for one, to be made while there is time for it.
+    pub(super) fn make_unnamed(&self) -> Option<File> {
+        self.dir.create_unnamed_to_append()
+    }
+
+    /// Makes that the log of a run; `false` when it cannot be.
+    pub(super) fn give_name(&self, file: &File, run: RunId) -> bool {
+        self.dir.give_name(file, &log_name(run))
+    }
+
     pub(super) fn open_log(&self, run: RunId) -> Result<Option<(File, Stat)>> {
         self.dir.open(&log_name(run), Access::Read)
     }

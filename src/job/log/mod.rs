@@ -42,6 +42,32 @@ use crate::{
     name::Name,
 };
 
+/// What can be made of a log before its run starts: to make a file takes longer than to name it, and a run that waits has
+/// the time. Nobody sees it, and it goes with its process.
+#[derive(Debug)]
+pub(crate) struct UnnamedLog {
+    logs: Logs,
+    file: Option<File>,
+}
+
+impl UnnamedLog {
+    pub(crate) fn make(jobs: &Dir, job: &Name) -> Result<Self> {
+        let logs = Logs::make(jobs, job)?;
+        let file = logs.make_unnamed();
+        Ok(Self { logs, file })
+    }
+
+    /// The run starts. `limit`: how many bytes of its log to keep.
+    pub(crate) fn begin(self, run: RunId, limit: u64) -> Result<Log> {
+        let Self { logs, file } = self;
+        let file = match file.filter(|file| logs.give_name(file, run)) {
+            Some(file) => file,
+            None => logs.create(run)?,
+        };
+        Ok(Log { logs, run, file, limit: Limit::new(limit) })
+    }
+}
+
 /// The log of a run that goes on.
 ///
 /// Its owner polls [`Log::watch`] for reading (when there is one), wakes when [`Log::due`] is over, and then calls
@@ -57,9 +83,7 @@ pub(crate) struct Log {
 impl Log {
     /// Makes the log of a run. `limit`: how many bytes of it to keep.
     pub(crate) fn create(jobs: &Dir, job: &Name, run: RunId, limit: u64) -> Result<Self> {
-        let logs = Logs::make(jobs, job)?;
-        let file = logs.create(run)?;
-        Ok(Self { logs, run, file, limit: Limit::new(limit) })
+        UnnamedLog { logs: Logs::make(jobs, job)?, file: None }.begin(run, limit)
     }
 
     /// What the job gets as its stdout and its stderr.
