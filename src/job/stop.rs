@@ -19,6 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::{DateTime, Utc};
 use rustix::{
     event::{PollFd, PollFlags},
     process::Signal,
@@ -38,7 +39,8 @@ use crate::{
     lock::{FileLock, Identity, Lane},
     name::Name,
     process::{
-        Handle, Keeper, Keepers, ProcessInfo, Signals, bytes_of, descendants, keepers, keeps, kill_tree_of, wait_for,
+        self, Handle, Keeper, Keepers, ProcessInfo, Signals, bytes_of, descendants, keepers, keeps, kill_tree_of,
+        wait_for,
     },
 };
 
@@ -288,13 +290,24 @@ impl Stop<'_> {
     /// Children that the wrapper had before its run began: it was a shell then, and became triplock by `exec`.
     fn strangers(&self, wrapper: u32) -> Result<Vec<ProcessInfo>> {
         let began = self.ledger.totals()?.in_slot(self.slot).map(|running| running.start);
-        let Some(age) = began.and_then(|began| (self.ledger.now() - began).to_std().ok()) else {
-            return Ok(Vec::new());
-        };
+        // Both ages at one moment. Asked for after the listing, which takes its time on a busy machine, the age of the job
+        // itself would be that of a stranger, and the job would be spared.
+        let (now, uptime) = self.moment();
+        let Some(age) = began.and_then(|began| (now - began).to_std().ok()) else { return Ok(Vec::new()) };
         let found = descendants(wrapper).map_err(|e| Error::io("list", "/proc", e))?;
         // A process is as old as the last tick says.
-        let is_older = |process: &ProcessInfo| process.parent == wrapper && process.age() > age + TICK;
+        let is_older = |process: &ProcessInfo| process.parent == wrapper && process.age_at(uptime) > age + TICK;
         Ok(found.into_iter().filter(is_older).collect())
+    }
+
+    /// What two clocks say at one moment: whoever is held up between them asks again.
+    fn moment(&self) -> (DateTime<Utc>, Duration) {
+        loop {
+            let (uptime, now) = (process::uptime(), self.ledger.now());
+            if process::uptime() - uptime < Duration::from_millis(1) {
+                return (now, uptime);
+            }
+        }
     }
 
     fn deadline(&self) -> Option<Instant> {

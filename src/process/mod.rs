@@ -37,7 +37,7 @@ pub(crate) use locks::{Keeper, Keepers, LockTable, bytes_of, has_byte, keepers, 
 pub(crate) use program::Program;
 pub(crate) use signals::{Received, Signals, is_asked_to_end, survive_the_file_limit};
 pub(crate) use spawn::{Spawn, SpawnError};
-pub(crate) use table::{ProcessInfo, command_line, descendants, info};
+pub(crate) use table::{ProcessInfo, command_line, descendants, info, uptime};
 pub(crate) use terminal::in_foreground;
 pub(crate) use tree::{Tree, become_subreaper, kill_tree_of};
 pub(crate) use wait::wait_for;

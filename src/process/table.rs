@@ -23,6 +23,12 @@ pub(crate) struct ProcessInfo {
     pub(crate) name: String,
 }
 
+/// How long the machine has been up.
+pub(crate) fn uptime() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::try_from(now).unwrap_or_default()
+}
+
 impl ProcessInfo {
     /// Whether it still runs; a zombie does not, it only waits to be asked how it ended.
     pub(crate) fn is_alive(&self) -> bool {
@@ -31,10 +37,12 @@ impl ProcessInfo {
 
     /// How long ago it started, to a hundredth of a second: the kernel's tick towards programs, whatever its own is.
     pub(crate) fn age(&self) -> Duration {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        let now = u64::try_from(now.tv_sec).unwrap_or_default() * 1000
-            + u64::try_from(now.tv_nsec).unwrap_or_default() / 1_000_000;
-        Duration::from_millis(now.saturating_sub(self.start_ticks.saturating_mul(10)))
+        self.age_at(uptime())
+    }
+
+    /// The same at the moment at which the machine had been up that long.
+    pub(crate) fn age_at(&self, uptime: Duration) -> Duration {
+        uptime.saturating_sub(Duration::from_millis(self.start_ticks.saturating_mul(10)))
     }
 
     /// Reads a line of `/proc/PID/stat`. The name is in parentheses and may itself contain any of them, blanks and line

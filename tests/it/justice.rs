@@ -26,6 +26,24 @@ fn stop_spares_the_children_that_the_wrapper_had_before() {
     assert_eq!(sandbox.processes(), [before].into(), "and nobody else is left");
 }
 
+/// On a machine with thousands of processes a look at all of them takes as long as clocks can tell.
+#[test]
+fn stop_knows_the_job_however_long_it_looks() {
+    if !machine::has("a slow look at the processes", &["strace"]) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let running = sandbox.sh("nightly", &["-k", "60"], "trap '' TERM; echo $$ >pid; sleep 1000; sleep 1000").start();
+    sandbox.pid_in("pid");
+    let slowly =
+        ["strace", "-qq", "-o", "/dev/null", "-e", "trace=getdents64", "-e", "inject=getdents64:delay_exit=20000"];
+    let stopped = sandbox.triplock(["stop", "nightly", "-k", "0.2"]).for_people().under(slowly).run();
+    stopped.exits(0);
+    // Its wrapper lived to record it.
+    running.finish().exits(137);
+    assert!(sandbox.processes().is_empty(), "the job was taken for a stranger");
+}
+
 /// The wrapper slept through the end of the command and through the limit: on a busy or paused machine both are news to
 /// it at once.
 #[test]
