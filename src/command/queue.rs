@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Result},
     exit::ExitCode,
     job::{
-        JobFiles, LaneRun, Outcome, RunId,
+        LaneRun, Outcome, RunId,
         definition::{Resolved, Sources},
     },
     name::Name,
@@ -83,12 +83,7 @@ fn add(output: &Output, global: &Global, args: &cli::QueueAdd) -> Result<ExitCod
     request.after.clone_from(&args.after);
     request.even_if_failed = args.even_if_failed;
     let added = queue::add(&state, &args.lane, request)?;
-    let told = tell_added(output, &args.lane, &added)?;
-    let is_queued = matches!(added, Added::Queued(_));
-    if is_queued && JobFiles::new(JobFiles::make_directory(&state)?, args.lane.clone()).is_paused()? {
-        output.message(&is_paused(&args.lane));
-    }
-    Ok(told)
+    tell_added(output, &args.lane, &added)
 }
 
 fn tell_added(output: &Output, lane: &Name, added: &Added) -> Result<ExitCode> {
@@ -99,12 +94,16 @@ fn tell_added(output: &Output, lane: &Name, added: &Added) -> Result<ExitCode> {
         number: RunId,
     }
     match added {
-        Added::Queued(run) => {
+        Added::Queued { run, is_paused } => {
             let added = Line { run, lane: &run.lane, number: run.run };
             let mut to = io::stdout().lock();
             // Also when quiet: it is what was asked for, and the only way to find the run again.
             let loud = Output { quiet: false, ..output.clone() };
-            written(loud.result(&mut to, &added, || run), ExitCode::Success)
+            let told = written(loud.result(&mut to, &added, || run), ExitCode::Success);
+            if *is_paused {
+                output.message(&self::is_paused(lane));
+            }
+            told
         }
         Added::Full(waiting) => {
             let message = format!("lane {lane} is full: {waiting} runs wait there; try later, or use another lane");

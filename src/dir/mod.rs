@@ -5,6 +5,7 @@
 
 mod file_system;
 mod root;
+mod watch;
 
 use std::{
     fs::File,
@@ -20,6 +21,7 @@ use rustix::{
 };
 
 pub use root::{Environment, StateDir};
+pub(crate) use watch::Watch;
 
 use crate::error::{Error, Result};
 

@@ -243,21 +243,13 @@ impl<'q> Asking<'_, 'q> {
     fn in_line(wanted: &Wanted<'_>, until: Until, ticket: &Ticket) -> Result<Result<(u32, FileGuard), Not>> {
         // TERM, INT and HUP end the wait, and are recorded.
         let _deferred = Deferred::begin();
-        loop {
-            let turn = ticket.wait_for_turn(until, &mut || Ok(()));
-            match (turn, arrived()) {
-                (_, Some(signal)) => return Ok(Err(Not::Interrupted(signal))),
-                (Ok(true), None) => {}
-                (Ok(false), None) => return Ok(Err(Not::Behind(wanted.noted()?))),
-                (Err(e), None) => return Err(e),
-            }
-            let had = match wanted.wait(until)? {
-                Ok(had) => had,
-                not => return Ok(not),
-            };
-            if ticket.is_first()? {
-                return Ok(Ok(had));
-            }
+        let interrupted = || arrived().map(|signal| Err(Not::Interrupted(signal)));
+        // A signal that came before the second wait would not end that.
+        let had = ticket.wait_for(until, || interrupted().map_or_else(|| wanted.wait(until), Ok));
+        match had {
+            Ok(Some(had)) => Ok(had),
+            Ok(None) => interrupted().map_or_else(|| Ok(Err(Not::Behind(wanted.noted()?))), Ok),
+            Err(e) => interrupted().map_or(Err(e), Ok),
         }
     }
 

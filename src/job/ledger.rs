@@ -131,11 +131,6 @@ impl JobLedger {
         Ok(FileLock::in_dir(dir, Arc::clone(&self.identity), Arc::clone(&self.clock)))
     }
 
-    /// Whether the job's lane is paused.
-    pub(crate) fn is_paused(&self) -> Result<bool> {
-        self.files.is_paused()
-    }
-
     pub(crate) fn job(&self) -> &Name {
         &self.files.job
     }

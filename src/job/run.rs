@@ -142,7 +142,7 @@ impl Run<'_> {
             });
             let mut locks = match acquired? {
                 Acquired::Granted(locks) => locks,
-                Acquired::Busy { lock, by, waited } => return Ok(self.busy(&ledger, &lock, by, waited)),
+                Acquired::Busy { lock, by, waited } => return Ok(self.busy(&files, &ledger, &lock, by, waited)),
                 Acquired::Nested { lock, waited } => {
                     let why =
                         format!("a run that this process belongs to holds lock {lock}; waiting for it would never end");
@@ -230,13 +230,13 @@ impl Run<'_> {
         pause(&signals, self.options.jitter.mul_f64(fastrand::f64())).map_err(failed)
     }
 
-    fn busy(&self, ledger: &JobLedger, lock: &str, by: By, waited: Duration) -> Done {
+    fn busy(&self, files: &JobFiles, ledger: &JobLedger, lock: &str, by: By, waited: Duration) -> Done {
         let named = lock.strip_prefix("locks/");
         let what = named.map_or_else(|| "it is running already".to_owned(), |name| format!("lock {name} is held"));
         let (why, holder) = match by {
             By::Unknown => (what, None),
             By::Waiters => {
-                let is_paused = named.is_none() && ledger.is_paused().unwrap_or(false);
+                let is_paused = named.is_none() && files.is_paused().unwrap_or(false);
                 let paused = if is_paused { " (its lane is paused: `triplock queue resume`)" } else { "" };
                 (
                     format!("others wait for {}{paused}", named.map_or("it".to_owned(), |name| format!("lock {name}"))),

@@ -44,10 +44,8 @@ use crate::{
     error::{Error, Result},
 };
 
-/// The byte of run 0: below the first ticket, the number of a byte is that of a queued run, which is locked until that is over.
-const RUNS: u64 = 0;
-
-/// From this byte on: that the process of that queued run is its waiter, and not who made it. Runs have smaller numbers.
+/// From this byte on: that the process of that queued run is its waiter, and not who made it. Runs have smaller numbers; the
+/// byte of a run's own number is locked until that is over.
 const PROCESSES: u64 = 1 << 48;
 
 /// Locked while somebody gives runs their processes again.
@@ -102,7 +100,7 @@ impl Lane {
 
     /// Which queued run a byte of the file is; `None` of a ticket.
     pub(crate) fn run_of(byte: u64) -> Option<u64> {
-        (byte < PROCESSES).then(|| byte - RUNS)
+        (byte < PROCESSES).then_some(byte)
     }
 
     /// Whether there can be such a run and such a ticket.
@@ -122,12 +120,19 @@ impl Lane {
 
     /// Whether a queued run is not over, for all that its lock says: its process, or what that started, is there.
     pub(crate) fn has_run(&self, run: u64) -> Result<bool> {
-        Ok(run < PROCESSES && self.locked(RUNS + run..RUNS + run + 1)?.is_some())
+        Ok(run < PROCESSES && self.locked(run..run + 1)?.is_some())
     }
 
-    /// Keeps all that wait here from starting, until this is dropped or its process is gone; `false` when somebody does.
-    pub(crate) fn begin_resuming(&self) -> Result<bool> {
-        range::try_lock(&self.file, RESUMING).map_err(|e| self.failed("lock", e))
+    /// Keeps all that wait here from starting, until this is dropped or its process is gone.
+    ///
+    /// # Errors
+    /// `Io` (resource busy) when somebody does.
+    pub(crate) fn begin_resuming(&self) -> Result<()> {
+        match range::try_lock(&self.file, RESUMING) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.failed("lock", io::ErrorKind::ResourceBusy.into())),
+            Err(e) => Err(self.failed("lock", e)),
+        }
     }
 
     /// Whether somebody does that.
@@ -155,7 +160,7 @@ impl Lane {
         if run >= PROCESSES {
             return Ok(true);
         }
-        range::wait_for(&self.file, RUNS + run, until).map_err(|e| self.failed("wait for a run in", e))
+        range::wait_for(&self.file, run, until).map_err(|e| self.failed("wait for a run in", e))
     }
 
     /// Takes the next ticket. `run`: the queued run that it is for, or 0.
@@ -317,6 +322,26 @@ impl Ticket {
         Ok(true)
     }
 
+    /// Waits for our turn, and then for the lock: what `lock` gives, once nobody stands before us who came while it waited.
+    /// `None` when the wait was over before our turn; the inner error of `lock` ends it too.
+    ///
+    /// # Errors
+    /// As [`Ticket::wait_for_turn`], and those of `lock`.
+    pub(crate) fn wait_for<T, N>(
+        &self,
+        until: Until,
+        mut lock: impl FnMut() -> Result<Result<T, N>>,
+    ) -> Result<Option<Result<T, N>>> {
+        while self.wait_for_turn(until, &mut || Ok(()))? {
+            let locked = lock()?;
+            if locked.is_err() || self.is_first()? {
+                return Ok(Some(locked));
+            }
+            // Somebody stepped in front: the lock is given back, and waited for behind it.
+        }
+        Ok(None)
+    }
+
     /// Whether nobody stands before us.
     pub(crate) fn is_first(&self) -> Result<bool> {
         Ok(self.first_before()?.is_none())
@@ -328,14 +353,19 @@ impl Ticket {
 
     /// Shows that the run that it is for is not over, beyond the end of the ticket, for as long as somebody has the
     /// descriptor or until [`Ticket::end_run`].
-    pub(crate) fn begin_run(&self) -> Result<bool> {
-        self.lane.take_byte(RUNS + self.place.run)
+    ///
+    /// # Errors
+    /// `Io` (resource busy) when somebody shows that already.
+    pub(crate) fn begin_run(&self) -> Result<()> {
+        let taken = self.lane.take_byte(self.place.run)?;
+        let busy = || self.lane.failed("begin a run in", io::ErrorKind::ResourceBusy.into());
+        taken.then_some(()).ok_or_else(busy)
     }
 
     /// The run is over, whoever inherited the descriptor.
     pub(crate) fn end_run(&self) {
         // Nothing to be done about an error: closing the descriptor does it too.
-        let _ = range::unlock(&self.lane.file, RUNS + self.place.run);
+        let _ = range::unlock(&self.lane.file, self.place.run);
     }
 
     /// Gives the place up, whoever inherited the descriptor.
@@ -475,7 +505,7 @@ mod tests {
         let (_directory, dir) = directory();
         let ticket = Lane::make(&dir, "a").unwrap().take(7).unwrap();
         assert_eq!(take(&dir).before(), Some(ticket.place()));
-        assert!(ticket.begin_run().unwrap());
+        ticket.begin_run().unwrap();
         ticket.leave();
         let lane = Lane::make(&dir, "a").unwrap();
         assert!(lane.has_run(7).unwrap() && !lane.has_run(8).unwrap() && !lane.is_live(ticket.place().ticket).unwrap());

@@ -47,15 +47,16 @@ impl QueueLock {
     }
 
     fn wait_with(&self, name: &Name, ticket: &Ticket, until: Until) -> Result<Acquire<FileGuard>> {
-        loop {
-            if !ticket.wait_for_turn(until, &mut || Ok(()))? {
-                return self.holder_of(name).map(Acquire::Held);
-            }
-            let asked = self.ask(name, until)?;
-            // Else somebody stepped in front meanwhile: the lock is given back, and waited for behind it.
-            if matches!(asked, Acquire::Held(_)) || ticket.is_first()? {
-                return Ok(asked);
-            }
+        let asked = ticket.wait_for(until, || {
+            Ok(match self.ask(name, until)? {
+                Acquire::Granted(guard) => Ok(guard),
+                Acquire::Held(holder) => Err(holder),
+            })
+        })?;
+        match asked {
+            Some(Ok(guard)) => Ok(Acquire::Granted(guard)),
+            Some(Err(holder)) => Ok(Acquire::Held(holder)),
+            None => self.holder_of(name).map(Acquire::Held),
         }
     }
 

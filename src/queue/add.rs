@@ -11,13 +11,7 @@
 //!    ([`crate::process::detach`]), and until it has left, the end of the caller's
 //!    terminal does not end it ([`TerminalIgnored`]).
 
-use std::ffi::OsString;
-
-use super::{
-    Queue, Request, journal,
-    lane_queue::{Pending, view},
-    waiter,
-};
+use super::{Queue, Request, journal, lane_queue::view, pending::Pending, waiter};
 use crate::{
     dir::StateDir,
     error::{Error, Result},
@@ -33,8 +27,8 @@ pub(crate) const MOST: u64 = 10_000;
 /// What came of it.
 #[derive(Debug)]
 pub(crate) enum Added {
-    /// It stands in its lane.
-    Queued(LaneRun),
+    /// It stands in its lane, and whether that is paused.
+    Queued { run: LaneRun, is_paused: bool },
     /// There is no room: so many stand there.
     Full(u64),
 }
@@ -48,13 +42,15 @@ pub(crate) fn add(state: &StateDir, lane: &Name, request: Request) -> Result<Add
         Ok(placed) => placed,
         Err(full) => return Ok(Added::Full(full)),
     };
-    let run = queue.run(request.run);
     let ignored = TerminalIgnored::begin();
     let forked = process::fork(|| waiter::begin(state, lane, &request, ticket, Some(&ignored)));
     ignored.end();
     match forked {
-        Ok(_) => Ok(Added::Queued(run)),
-        Err(e) => Err(take_back(&queue, &request, Error::io("start a process for", run.to_string(), e))),
+        Ok(_) => Ok(queued(&queue, &request)),
+        Err(e) => {
+            let run = queue.run(request.run).to_string();
+            Err(take_back(&queue, &request, Error::io("start a process for", run, e)))
+        }
     }
 }
 
@@ -71,10 +67,15 @@ pub(crate) fn add_again(state: &StateDir, lane: &Name, request: Request) -> Resu
     match launched {
         Ok(departure) => {
             departure.wait();
-            Ok(Added::Queued(queue.run(request.run)))
+            Ok(queued(&queue, &request))
         }
         Err(e) => Err(take_back(&queue, &request, e)),
     }
+}
+
+fn queued(queue: &Queue, request: &Request) -> Added {
+    // (It is queued, whether or not that can be told.)
+    Added::Queued { run: queue.run(request.run), is_paused: queue.is_paused().unwrap_or(false) }
 }
 
 /// Gives it its number and its place, durably; the inner error is how many stand there when there is no room.
@@ -101,7 +102,7 @@ fn place(state: &StateDir, lane: &Name, mut request: Request) -> Result<Result<(
             ticket: request.ticket,
             after: request.after.clone(),
             even_if_failed: request.even_if_failed,
-            command: command_line(&request.command()),
+            command: shortened(request.command().iter()),
         })]
     });
     let file = match placed {
@@ -150,7 +151,7 @@ fn take_back(queue: &Queue, request: &Request, why: Error) -> Error {
         reason: why.to_string(),
         holder: None,
         wait: 0.0,
-        command: command_line(&request.command()),
+        command: shortened(request.command().iter()),
         queued: true,
     };
     // It is the first error that matters.
@@ -173,8 +174,4 @@ fn must_be_known(state: &StateDir, run: &LaneRun) -> Result<()> {
         Some(_) => return Ok(()),
     };
     Err(Error::NoSuchRun { run: run.clone(), why: why.to_owned() })
-}
-
-pub(super) fn command_line(command: &[OsString]) -> String {
-    shortened(command.iter())
 }

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Queue, lane_queue::Pending};
+use super::{Queue, pending::Pending};
 use crate::{
     error::{Error, Result},
     job::{Event, NotRun, Outcome, RunId, RunState},

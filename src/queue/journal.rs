@@ -15,7 +15,7 @@ use std::{
     os::unix::fs::FileExt as _,
 };
 
-use super::{Queue, Request, lane_queue::Pending};
+use super::{Queue, Request, pending::Pending};
 use crate::{
     dir::{Access, Dir, stat_file},
     error::{Error, Result},

@@ -23,12 +23,13 @@ use std::{
 
 use chrono::{DateTime, Utc};
 
+use super::pending::Pending;
 use crate::{
     clock::{Clock as _, SystemClock, rfc3339},
     dir::{Dir, StateDir},
     error::{Error, Result},
     job::{JobFiles, JobLedger, LaneRun, RunId, RunState, RunView, Runs, log::Logs},
-    lock::{HeldFile, Identity, Lane, Missing, Place, Taken, Until},
+    lock::{HeldFile, Identity, Lane, Missing, Taken, Until},
     name::Name,
 };
 
@@ -39,51 +40,6 @@ pub(crate) struct Queue {
     pub(super) files: JobFiles,
     pub(super) ledger: JobLedger,
     pub(super) dir: Dir,
-}
-
-/// A run that stands in the lane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Pending {
-    pub(crate) ticket: u64,
-    pub(crate) run: RunId,
-    /// It is recorded that its process is gone.
-    pub(crate) is_left: bool,
-}
-
-impl Pending {
-    pub(super) fn file_name(self) -> String {
-        let Self { ticket, run, is_left } = self;
-        format!("{run}-{ticket}.{}", if is_left { "left" } else { "json" })
-    }
-
-    fn gone(self) -> String {
-        format!("{}-{}.gone", self.run, self.ticket)
-    }
-
-    fn parse(name: &str) -> Option<Self> {
-        let (name, suffix) = name.rsplit_once('.')?;
-        let (run, ticket) = name.split_once('-')?;
-        let is_left = match suffix {
-            "json" => false,
-            "left" => true,
-            _ => return None,
-        };
-        let pending = Self { ticket: ticket.parse().ok()?, run: RunId(run.parse().ok()?), is_left };
-        // `+7` and `07` are numbers, and no names of ours.
-        (pending.file_name() == format!("{name}.{suffix}") && Lane::is_possible(pending.into())).then_some(pending)
-    }
-}
-
-impl From<Pending> for Place {
-    fn from(pending: Pending) -> Self {
-        Self { ticket: pending.ticket, run: pending.run.0 }
-    }
-}
-
-impl From<Place> for Pending {
-    fn from(place: Place) -> Self {
-        Self { ticket: place.ticket, run: RunId(place.run), is_left: false }
-    }
 }
 
 impl Queue {
@@ -249,7 +205,7 @@ impl Queue {
     }
 
     pub(crate) fn is_paused(&self) -> Result<bool> {
-        Ok(self.dir.stat(JobFiles::PAUSED)?.is_some())
+        self.files.is_paused()
     }
 
     /// Nothing of the queue starts from the moment that this returns.
@@ -324,36 +280,5 @@ fn views(files: &JobFiles, mut wanted: BTreeSet<RunId>) -> Result<BTreeMap<RunId
 impl std::fmt::Debug for Queue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Queue").field("lane", self.name()).finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_says_which_run_and_which_ticket() {
-        let pending = Pending { ticket: 1_764_444_444_123_456, run: RunId(17), is_left: false };
-        assert_eq!(pending.file_name(), "17-1764444444123456.json");
-        assert_eq!(Pending::parse("17-1764444444123456.json"), Some(pending));
-        let left = Pending { is_left: true, ..pending };
-        assert_eq!(Pending::parse("17-1764444444123456.left"), Some(left));
-        for other in [
-            "paused",
-            "17-9.json",
-            "17-9300000000000000000.json",
-            "281474976710656-1764444444123456.json",
-            "17.json",
-            "17-.json",
-            "017-9.json",
-            "17-+9.json",
-            "17-9.tmp",
-            "x-9.json",
-            "17-9-1.json",
-        ] {
-            assert_eq!(Pending::parse(other), None, "{other}");
-        }
-        let sooner = Pending { ticket: 8, run: RunId(99), is_left: true };
-        assert!(sooner < pending, "the ticket decides");
     }
 }

@@ -60,10 +60,11 @@ impl Waits {
 pub(crate) fn stranded(files: &JobFiles) -> Result<u64> {
     let Some(dir) = files.dir.subdirectory(&files.queue())? else { return Ok(0) };
     let queue = Queue::new(files.clone(), dir);
-    let lane = queue.lane()?;
+    let lane = Lane::open(&files.dir, files.job.as_str())?;
     let mut gone = Vec::new();
     for pending in queue.pending()? {
-        if !lane.is_live(pending.ticket)? {
+        let is_live = lane.as_ref().map_or(Ok(false), |lane| lane.is_live(pending.ticket))?;
+        if !is_live {
             gone.push(pending);
         }
     }

@@ -15,6 +15,7 @@ mod journal;
 mod lane_queue;
 mod list;
 mod pause;
+mod pending;
 mod request;
 mod resume;
 mod retry;

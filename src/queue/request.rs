@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Queue, lane_queue::Pending};
+use super::{Queue, pending::Pending};
 use crate::{
     dir::{Access, Dir},
     error::{Error, Result},

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use chrono::{DateTime, Utc};
 
-use super::{Queue, Request, journal, lane_queue::Pending, waiter};
+use super::{Queue, Request, journal, pending::Pending, waiter};
 use crate::{
     clock::SystemClock,
     dir::StateDir,

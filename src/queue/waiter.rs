@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Queue, Request, dependency::Dependency, lane_queue::Pending, pause};
+use super::{Queue, Request, dependency::Dependency, pause, pending::Pending};
 use crate::{
     dir::StateDir,
     error::{Error, Result},

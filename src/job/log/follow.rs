@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    os::fd::{BorrowedFd, OwnedFd},
+    os::fd::BorrowedFd,
     time::{Duration, Instant},
 };
 
@@ -13,7 +13,7 @@ use rustix::{
 
 use super::{LogReader, Logs, limit};
 use crate::{
-    dir::FileId,
+    dir::{FileId, Watch},
     error::{Error, Result},
     job::{JobFiles, Place, ServerJobs, model::RunId},
     process::locks::{LockTable, keepers},
@@ -74,7 +74,7 @@ impl<'f> Follow<'f> {
     }
 
     /// Until there may be more, or the time is over. Whether nobody reads `out` any more.
-    fn wait(&self, watch: Option<&OwnedFd>, out: BorrowedFd<'_>, time: Duration) -> Result<bool> {
+    fn wait(&self, watch: Option<&Watch>, out: BorrowedFd<'_>, time: Duration) -> Result<bool> {
         std::thread::sleep(REST.min(time));
         let mut fds = vec![PollFd::from_borrowed_fd(out, PollFlags::empty())];
         fds.extend(watch.map(|watch| PollFd::new(watch, PollFlags::IN)));
@@ -85,7 +85,7 @@ impl<'f> Follow<'f> {
         }
         let is_unread = fds[0].revents().contains(PollFlags::ERR);
         if let Some(watch) = watch {
-            limit::drain(watch);
+            watch.drain();
         }
         Ok(is_unread)
     }

@@ -8,18 +8,21 @@
 use std::{
     fs::File,
     io,
-    mem::MaybeUninit,
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd},
     time::{Duration, Instant},
 };
 
 use rustix::{
-    fs::{FallocateFlags, inotify},
+    fs::{FallocateFlags, inotify::WatchFlags},
     io::Errno,
 };
 
 use super::{Logs, cut::Cut};
-use crate::{dir::stat_file, error::Error, job::model::RunId};
+use crate::{
+    dir::{Watch, stat_file},
+    error::Error,
+    job::model::RunId,
+};
 
 /// A run that is shorter is not watched.
 pub(super) const SHORT: Duration = Duration::from_millis(50);
@@ -36,7 +39,7 @@ const BLOCK: u64 = 4096;
 #[derive(Debug)]
 pub(super) struct Limit {
     bytes: u64,
-    watch: Option<OwnedFd>,
+    watch: Option<Watch>,
     /// When to look; `None`: when the watch says so.
     next: Option<Instant>,
     cut: Option<(File, Cut)>,
@@ -54,7 +57,7 @@ impl Limit {
 
     pub(super) fn watch(&self) -> Option<BorrowedFd<'_>> {
         // While it rests, the watch would wake its owner for every write.
-        if self.next.is_none() { self.watch.as_ref().map(OwnedFd::as_fd) } else { None }
+        if self.next.is_none() { self.watch.as_ref().map(Watch::as_fd) } else { None }
     }
 
     /// Why the log is larger than it should be, if it is.
@@ -68,7 +71,7 @@ impl Limit {
         }
         self.next = match &self.watch {
             // What was printed before the look, the look sees; what is printed after it, the watch tells.
-            Some(watch) if !drain(watch) => {
+            Some(watch) if !watch.drain() => {
                 self.next = None;
                 return;
             }
@@ -150,17 +153,7 @@ fn is_full(error: &Error) -> bool {
     matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Watches a log for being written to.
-pub(super) fn watch(logs: &Logs, run: RunId) -> io::Result<OwnedFd> {
-    let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-    inotify::add_watch(&fd, logs.path_of(run), inotify::WatchFlags::MODIFY)?;
-    Ok(fd)
-}
-
-/// Takes what a watch has to tell; whether there was anything.
-pub(super) fn drain(watch: &OwnedFd) -> bool {
-    let mut buffer = [MaybeUninit::uninit(); 1024];
-    let mut events = inotify::Reader::new(watch, &mut buffer);
-    // Equal events that follow each other are one, so there is one.
-    events.next().is_ok()
+/// Becomes readable when the log is written to.
+pub(super) fn watch(logs: &Logs, run: RunId) -> io::Result<Watch> {
+    Watch::of(&logs.path_of(run), WatchFlags::MODIFY)
 }
