@@ -211,7 +211,7 @@ impl JobLedger {
         let events = decide(&open.totals);
         let path = self.files.dir.path_of(&self.files.ledger);
         // Runs that wait in the lane must not be forgotten: of the ledger before the last one nothing is left. (Within limits.)
-        let limit = if open.totals.queued == 0 { self.rotate_at } else { self.rotate_at * WAITING };
+        let limit = if open.totals.queued == 0 { self.rotate_at } else { self.rotate_at.saturating_mul(WAITING) };
         if !events.is_empty() && open.size > limit {
             open = self.rotate(open)?;
         }

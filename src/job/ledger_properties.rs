@@ -246,6 +246,37 @@ fn whoever_appends_at_once_loses_nothing_and_shares_no_run_id() {
     }
 }
 
+/// A run that waits has its line in the ledger, and of the ledger before the last nothing is left.
+#[test]
+fn a_ledger_is_put_aside_later_while_runs_wait() {
+    const LIMIT: u64 = 2_000;
+    let site = Site::new();
+    let ledger = site.ledger().rotating_at(LIMIT);
+    let size = || fs::metadata(site.path("jsonl")).unwrap().len();
+    let grow = |to: u64| {
+        while size() <= to {
+            assert!(!site.path("old").exists(), "put aside at {} bytes", size());
+            let _ = ledger.append(not_run).unwrap();
+        }
+    };
+    let command = "true".to_owned();
+    let queued = Queued { run: RunId(1), ticket: 1 << 51, after: Vec::new(), even_if_failed: false, command };
+    let _ = ledger.append(|_| vec![Event::Queued(queued)]).unwrap();
+    grow(16 * LIMIT);
+    let _ = ledger.append(not_run).unwrap();
+    assert!(site.path("old").exists() && size() < LIMIT, "but not for ever");
+    fs::remove_file(site.path("old")).unwrap();
+    // It waits no more.
+    let ended = |totals: &Totals| match &not_run(totals)[..] {
+        [Event::NotRun(event)] => vec![Event::NotRun(NotRun { run: RunId(1), queued: true, ..event.clone() })],
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(ledger.append(ended).unwrap().totals.queued, 0);
+    grow(LIMIT);
+    let _ = ledger.append(not_run).unwrap();
+    assert!(site.path("old").exists());
+}
+
 /// Small ledgers, so that nearly every look meets a rotation.
 #[test]
 fn a_reader_misses_no_line_and_sees_none_twice_while_ledgers_are_put_aside() {

@@ -111,3 +111,46 @@ fn open(dir: &Dir, name: &str, access: Access) -> Result<Option<File>> {
 fn name() -> String {
     format!("requests-{}", rustix::process::geteuid().as_raw())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        dir::StateDir,
+        job::{Options, RunId},
+        name::Name,
+    };
+
+    /// Puts a request into a lane as `add` does, but for the ledger.
+    fn put(queue: &Queue, lane: &Name, run: u64) -> Request {
+        let mut request = Request::here(lane, &["true".into()], Options::default()).unwrap();
+        request.placed(RunId(run), (1 << 51) + run);
+        request.write(&queue.dir, &Pending::from(request.place()).file_name()).unwrap();
+        append(queue, &request, run).unwrap();
+        request
+    }
+
+    #[test]
+    fn one_that_grows_large_is_copied_without_what_has_started() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(directory.path(), false).unwrap();
+        let lane: Name = "a".parse().unwrap();
+        let queue = Queue::make(&state, &lane).unwrap();
+        let path = queue.dir.path_of(&name());
+        let [started, waits] = [1, 2].map(|run| put(&queue, &lane, run));
+        queue.dir.unlink(&Pending::from(started.place()).file_name()).unwrap();
+        // Of years.
+        File::options().write(true).open(&path).unwrap().set_len(LARGE - 1).unwrap();
+        let last = put(&queue, &lane, 3);
+        assert_eq!(std::fs::read(&path).unwrap(), [waits.line(), last.line()].concat());
+        // What is lost is made again from the copy.
+        let lost = [&waits, &last].map(|request| Pending::from(request.place()));
+        for pending in lost {
+            queue.dir.unlink(&pending.file_name()).unwrap();
+        }
+        restore(&queue, &lost).unwrap();
+        assert_eq!(lost.map(|pending| Request::of(&queue, pending).unwrap().unwrap()), [waits, last]);
+        // The next copy is far.
+        assert!(!is_to_be_copied(LARGE, 2 * LARGE - 1) && is_to_be_copied(2 * LARGE - 1, 2 * LARGE));
+    }
+}

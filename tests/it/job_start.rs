@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::{
-    latch::{run, shell},
+    latch::{Latch, run, shell},
     sandbox::Sandbox,
 };
 
@@ -32,4 +32,21 @@ fn standard_descriptors_that_are_closed_are_dev_null() {
     let closed = ["sh", "-c", "exec \"$@\" <&- >&- 2>&-", "sh"];
     run(&sandbox, "j", "", shell(&look)).under(closed).run().exits(0);
     assert_eq!(fs::read_to_string(&found).unwrap(), "/dev/null\n".repeat(3));
+}
+
+/// `exec 9>>file` in a script closes what was behind a 9.
+#[test]
+fn a_script_that_uses_descriptors_itself_keeps_its_lock() {
+    let sandbox = Sandbox::new();
+    let latch = Latch::closed(&sandbox, "latch");
+    let own = (3..=9).map(|n| format!("exec {n}>>'{}';", sandbox.path("own").display())).collect::<String>();
+    let first = run(&sandbox, "j", "--lock other", latch.after(&own)).start();
+    latch.keeps(1);
+    first.kill();
+    assert_eq!(first.finish().code(), None);
+    // Both locks are the job's now.
+    run(&sandbox, "j", "-n", ["true"]).fails(75);
+    run(&sandbox, "k", "-n --lock other", ["true"]).fails(75);
+    latch.open();
+    run(&sandbox, "j", "-w 60 --lock other", ["true"]).run().exits(0);
 }

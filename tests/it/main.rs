@@ -52,6 +52,7 @@ mod logs;
 mod machine;
 mod made_up;
 mod manual;
+mod members;
 mod mishaps;
 mod mount;
 mod namespace;

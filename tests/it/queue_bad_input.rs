@@ -11,6 +11,7 @@ use crate::{
     job_lines::{self, JobLedger},
     lanes::{noted, number},
     machine,
+    members::{self, GROUP, member},
     mount::SmallDisk,
     sandbox::{Finished, Sandbox, eventually},
 };
@@ -162,35 +163,21 @@ fn a_lane_that_is_full_takes_no_more() {
     assert_eq!(sandbox.queued("a", "true"), "a/2");
 }
 
-const GROUP: u32 = 54322;
-
-fn user(uid: u32) -> [String; 5] {
-    ["setpriv".into(), format!("--reuid={uid}"), format!("--regid={GROUP}"), "--clear-groups".into(), "--".into()]
-}
-
 /// Whoever may write to a state directory that others use as well must not choose what they run.
 #[test]
 fn nobody_resumes_what_another_user_queued() {
     let test = "queue_bad_input::nobody_resumes_what_another_user_queued";
-    if !machine::is_root() {
-        return machine::skip(test, "needs root, to be several users");
-    }
-    if !machine::has(test, &["setpriv"]) {
+    if !members::may_be(test) {
         return;
     }
-    let sandbox = Sandbox::new().for_all_users();
-    let state = sandbox.path("shared");
-    fs::create_dir(&state).unwrap();
-    std::os::unix::fs::chown(&state, Some(0), Some(GROUP)).unwrap();
-    fs::set_permissions(&state, fs::Permissions::from_mode(0o2770)).unwrap();
-    let sandbox = sandbox.with_state(&state);
+    let sandbox = Sandbox::shared();
     let done = sandbox.path("done");
     fs::create_dir(&done).unwrap();
     fs::set_permissions(&done, fs::Permissions::from_mode(0o777)).unwrap();
     let script = format!("id -u >>{}/out", done.display());
     let queue = |words: &[&str]| sandbox.queue(words.iter().copied()).in_directory("/");
     queue(&["pause", "a"]).run().exits(0);
-    let theirs = queue(&["add", "a", "--", "sh", "-c", &script]).under(user(4001)).run();
+    let theirs = queue(&["add", "a", "--", "sh", "-c", &script]).under(member(4001)).run();
     let theirs = theirs.exits(0).stdout.trim().to_owned();
     let ours = queue(&["add", "a", "--", "sh", "-c", &script]).run();
     let ours = ours.exits(0).stdout.trim().to_owned();
@@ -233,18 +220,18 @@ fn nobody_resumes_what_another_user_queued() {
     fs::rename(sandbox.path("his"), his).unwrap();
     fs::rename(&aside, roots).unwrap();
     // Both in their order, each by its own user.
-    queue(&["resume", "a"]).under(user(4001)).run().exits(4);
+    queue(&["resume", "a"]).under(member(4001)).run().exits(4);
     queue(&["resume", "a"]).run().exits(0);
     queue(&["wait", &ours]).run().exits(0);
-    queue(&["wait", &theirs]).under(user(4001)).run().exits(0);
+    queue(&["wait", &theirs]).under(member(4001)).run().exits(0);
     assert_eq!(fs::read_to_string(done.join("out")).unwrap(), "4001\n0\n");
     let retried = queue(&["retry", &theirs]).run();
     retried.exits(77);
     // What stands there of another user can be taken out of the lane, whoever that is.
     queue(&["pause", "a"]).run().exits(0);
-    let theirs = queue(&["add", "a", "--", "sh", "-c", &script]).under(user(4001)).run();
+    let theirs = queue(&["add", "a", "--", "sh", "-c", &script]).under(member(4001)).run();
     let theirs = theirs.exits(0).stdout.trim().to_owned();
-    queue(&["cancel", &theirs]).under(user(4002)).run().exits(0);
+    queue(&["cancel", &theirs]).under(member(4002)).run().exits(0);
     // Its process could not be ended, and finds out at its turn.
     assert!(sandbox.process_of(&theirs).is_some());
     queue(&["resume", "a"]).run().exits(0);

@@ -1,13 +1,13 @@
 //! Adding, cancelling, pausing and resuming, all at once.
 
-use std::thread;
+use std::{fs, os::unix::fs::MetadataExt as _, thread, time::Duration};
 
 use crate::{
     lanes::{ascend, noted, number, run_id},
     latch::Latch,
     machine,
     queue::latch_job,
-    sandbox::{Sandbox, eventually},
+    sandbox::{Invocation, Sandbox, eventually},
     strace,
 };
 
@@ -111,4 +111,37 @@ fn a_run_whose_cancel_was_killed_is_cancelled_or_runs_and_not_both() {
         let (ran, fate) = (!sandbox.order().is_empty(), sandbox.fates("mail")[&number(&run)].clone());
         assert_eq!((ran, fate.as_str()), if when == 1 { (true, "succeeded") } else { (false, "cancelled") });
     }
+}
+
+/// Whoever appends to a ledger and is stopped amid that keeps everybody else from it for as long.
+#[test]
+fn a_turn_that_cannot_be_recorded_for_a_while_is_kept() {
+    /// As long as an append waits, and a little more.
+    const LONG: Duration = Duration::from_secs(11);
+    let test = "queue_races::a_turn_that_cannot_be_recorded_for_a_while_is_kept";
+    if !machine::has(test, &["flock"]) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    sandbox.queue(["pause", "mail"]).run().exits(0);
+    let runs = ["", ""].map(|then| sandbox.queued("mail", &noted(then)));
+    sandbox.pipe("go");
+    let commit = sandbox.jobs("mail.commit");
+    let stopped = Invocation::of("flock").arg(&commit).arg("sh").arg("-c").arg("echo $$ >held; read x <go");
+    let stopped = stopped.in_directory(sandbox.path("")).start();
+    sandbox.pid_in("held");
+    // As `resume` ends a pause, which asks who else appends.
+    fs::remove_file(sandbox.jobs("mail.queue/paused")).unwrap();
+    let inode = format!(":{} ", fs::metadata(&commit).unwrap().ino());
+    eventually("the first one waits to record its start", || {
+        let locks = fs::read_to_string("/proc/locks").unwrap();
+        locks.lines().any(|line| line.contains("-> FLOCK") && line.contains(&inode))
+    });
+    thread::sleep(LONG);
+    sandbox.open_pipe("go");
+    stopped.finish().exits(0);
+    for run in &runs {
+        sandbox.ends(run, 0);
+    }
+    assert_eq!(sandbox.order(), runs.map(|run| number(&run)));
 }

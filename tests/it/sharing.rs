@@ -3,52 +3,31 @@
 use std::{
     fs,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
-    path::PathBuf,
     process::Command,
 };
 
 use crate::{
     machine,
+    members::{self, GROUP, member, user},
     mount::FORGET_DISKS,
     sandbox::{Sandbox, TRIPLOCK},
 };
 
-const GROUP: u32 = 54321;
-
-/// A user of the machine, as `setpriv` makes one.
-fn user(uid: u32, group: u32) -> [String; 5] {
-    ["setpriv".into(), format!("--reuid={uid}"), format!("--regid={group}"), "--clear-groups".into(), "--".into()]
-}
-
-/// A sandbox whose state directory the group shares.
-fn shared() -> (Sandbox, PathBuf) {
-    let sandbox = Sandbox::new().for_all_users();
-    let state = sandbox.path("shared");
-    fs::create_dir(&state).unwrap();
-    std::os::unix::fs::chown(&state, Some(0), Some(GROUP)).unwrap();
-    fs::set_permissions(&state, fs::Permissions::from_mode(0o2770)).unwrap();
-    let sandbox = sandbox.with_state(&state);
-    (sandbox, state)
-}
-
 #[test]
 fn members_of_the_group_share_locks_and_state_and_outsiders_are_refused() {
     let test = "sharing::members_of_the_group_share_locks_and_state_and_outsiders_are_refused";
-    if !machine::is_root() {
-        return machine::skip(test, "needs root, to be several users");
-    }
-    if !machine::has(test, &["setpriv"]) {
+    if !members::may_be(test) {
         return;
     }
-    let (sandbox, state) = shared();
+    let sandbox = Sandbox::shared();
     // Under a umask that would keep the others out.
     let umask = ["sh", "-c", "umask 077; exec \"$0\" \"$@\""].map(str::to_owned);
     let with_umask = |who: [String; 5]| who.into_iter().chain(umask.clone()).collect::<Vec<_>>();
-    sandbox.add("1", 100).under(with_umask(user(4001, GROUP))).succeeds();
+    sandbox.add("1", 100).under(with_umask(member(4001))).succeeds();
     let gate = sandbox.gate();
     let racing: Vec<_> = (0..20u32)
         .map(|n| {
-            let who = with_umask(user(4001 + n % 3, GROUP));
+            let who = with_umask(member(4001 + n % 3));
             sandbox.book("1", &n.to_string()).under(who).through(&gate).start()
         })
         .collect();
@@ -57,8 +36,8 @@ fn members_of_the_group_share_locks_and_state_and_outsiders_are_refused() {
         booking.finish().succeeds();
     }
     sandbox.cancel("1", "3").succeeds(); // root
-    sandbox.show("1").under(with_umask(user(4002, GROUP))).shows_seats_left(81);
-    for file in fs::read_dir(state.join("trips")).unwrap() {
+    sandbox.show("1").under(with_umask(member(4002))).shows_seats_left(81);
+    for file in fs::read_dir(sandbox.state_dir().join("trips")).unwrap() {
         let file = file.unwrap();
         let metadata = file.metadata().unwrap();
         assert_eq!((metadata.mode() & 0o7777, metadata.gid()), (0o660, GROUP), "{:?}", file.path());
@@ -71,21 +50,18 @@ fn members_of_the_group_share_locks_and_state_and_outsiders_are_refused() {
 #[test]
 fn members_that_make_a_job_s_files_at_once_never_refuse_each_other() {
     let test = "sharing::members_that_make_a_job_s_files_at_once_never_refuse_each_other";
-    if !machine::is_root() {
-        return machine::skip(test, "needs root, to be several users");
-    }
-    if !machine::has(test, &["setpriv", "flock"]) {
+    if !members::may_be(test) {
         return;
     }
     for umask in ["022", "077"].repeat(8) {
         // A directory that nothing is in yet.
-        let (sandbox, state) = shared();
+        let sandbox = Sandbox::shared();
         let gate = sandbox.gate();
         fs::set_permissions(gate.path(), fs::Permissions::from_mode(0o666)).unwrap();
         let racing: Vec<_> = (0..4)
             .map(|n| {
                 let with_umask = ["sh", "-c", &format!("umask {umask}; exec \"$0\" \"$@\"")].map(str::to_owned);
-                let who = user(4001 + n, GROUP).into_iter().chain(with_umask);
+                let who = member(4001 + n).into_iter().chain(with_umask);
                 sandbox
                     .triplock(["run", "new", "-w", "60", "--output", "capture", "--", "sh", "-c", "umask"])
                     .for_people()
@@ -99,7 +75,7 @@ fn members_that_make_a_job_s_files_at_once_never_refuse_each_other() {
             run.finish().exits(0);
         }
         // The command has the umask that it would have had without us.
-        let logs = fs::read_dir(state.join("jobs/new.logs")).unwrap().map(|log| log.unwrap().path());
+        let logs = fs::read_dir(sandbox.state_dir().join("jobs/new.logs")).unwrap().map(|log| log.unwrap().path());
         for log in logs {
             assert_eq!(fs::read_to_string(log).unwrap().trim(), format!("0{umask}"));
         }
