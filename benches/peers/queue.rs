@@ -2,12 +2,15 @@
 //! them, what waiting costs, and what a kill does.
 
 use std::{
-    fs,
+    fs::{self, OpenOptions},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
+
+use rustix::fs::FlockOperation;
 
 use crate::{
     drive::median,
@@ -23,12 +26,16 @@ const ROUNDS: usize = 3;
 /// Jobs between whose ends and starts the gap is measured.
 const CHAIN: usize = 200;
 
+/// Releases of a lock that one waits for.
+const RELEASES: usize = 50;
+
 pub(crate) fn measure(site: &Site) -> Part {
     let mut part = Part::new(
         "queue",
         "1,000 times `true` through one lane, added one at a time, from the first addition to the end of the last, 3 rounds in \
-         turn; the gap from the end of a command to the start of the next, median of a chain of 200, 3 rounds in turn; and 1,000 \
-         runs that wait for one. triplock has each addition and each end on disk, the others nothing",
+         turn; from the release of a lock that one process waits for to the start of its command, median of 50, and the gap from the \
+         end of a command to the start of the next, median of a chain of 200, 3 rounds in turn each; and 1,000 runs that \
+         wait for one. triplock has each addition and each end on disk, the others nothing",
     );
     let queues = [Queue::Triplock, Queue::Nq, Queue::TaskSpooler];
     let there: Vec<Queue> = queues.into_iter().filter(|queue| queue.is_there()).collect();
@@ -36,6 +43,7 @@ pub(crate) fn measure(site: &Site) -> Part {
         part.note(format!("**Not measured:** {} is not installed", missing.name()));
     }
     through_one_lane(&mut part, site, &there);
+    released(&mut part, site);
     hand_over(&mut part, site, &there);
     waiting(&mut part, site, &there);
     killed(&mut part, site, &there);
@@ -205,6 +213,71 @@ fn through_one_lane(part: &mut Part, site: &Site, queues: &[Queue]) {
     }
 }
 
+/// From the release of a lock, which nobody's command had, to the start of the command that waited for it.
+fn released(part: &mut Part, site: &Site) {
+    let baseline = site.baseline().display().to_string();
+    let (mut ours, mut bare, mut util_linux) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let place = Place::new(site, Queue::Triplock);
+        place.add(&["true"]);
+        place.wait(1);
+        let stamps = place.directory.join("stamps");
+        let words = [&baseline, "stamp", &stamps.display().to_string(), "0"];
+        ours.push(releases(&place.directory.join("jobs/lane.lock"), &stamps, |at| {
+            place.add(&words);
+            let place = &place;
+            // One runs before these.
+            move || place.wait(at + 2)
+        }));
+        let chain = |program: &Path, words: &[&str]| {
+            let directory = site.directory("released");
+            releases(&directory.join("lock"), &directory.join("stamps"), |_| {
+                let mut waiter = Command::new(program).args(words).current_dir(&directory).spawn().expect("it starts");
+                move || {
+                    let _ = waiter.wait().expect("it ends");
+                }
+            })
+        };
+        bare.push(chain(site.baseline(), &["wait-and-start", "lock", &baseline, "stamp", "stamps", "0"]));
+        util_linux.push(chain(Path::new("flock"), &["lock", &baseline, "stamp", "stamps", "0"]));
+    }
+    let ours = Figures::new(&ours, "µs");
+    let bare = Figures::new(&bare, "µs");
+    part.row(
+        "from release to start: triplock / one bare flock(2), then the command",
+        &ours,
+        &bare,
+        Target::at_most(1.5),
+    );
+    let util_linux = Figures::new(&util_linux, "µs");
+    part.row("from release to start: triplock / flock(1)", &ours, &util_linux, Target::at_most(1.5));
+}
+
+/// The median of so many releases, in microseconds. `wait`: starts something that waits for the lock, and gives how to wait
+/// for its end.
+#[allow(clippy::disallowed_methods)] // The product's flock(2) is in one module; this is not the product.
+fn releases<W: FnOnce()>(lock: &Path, stamps: &Path, wait: impl Fn(usize) -> W) -> f64 {
+    let lock = OpenOptions::new().create(true).truncate(false).write(true).open(lock).expect("the lock");
+    let inode = format!(":{} ", lock.metadata().expect("stat").ino());
+    let took = |at: usize| {
+        rustix::fs::flock(&lock, FlockOperation::LockExclusive).expect("flock");
+        let end = wait(at);
+        let waits = |line: &str| line.contains("-> FLOCK") && line.contains(&inode);
+        while !fs::read_to_string("/proc/locks").expect("the locks").lines().any(waits) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        thread::sleep(Duration::from_millis(5));
+        let released = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        rustix::fs::flock(&lock, FlockOperation::Unlock).expect("flock");
+        end();
+        let text = fs::read_to_string(stamps).expect("the stamps");
+        let line = text.lines().nth(at).expect("one line each");
+        let start: i64 = line.split_once(' ').expect("two times").0.parse().expect("a time");
+        (start - (released.tv_sec * 1_000_000_000 + released.tv_nsec)) as f64 / 1000.0
+    };
+    median(&(0..RELEASES).map(took).collect::<Vec<_>>())
+}
+
 /// The gaps between the commands that wrote these stamps, in microseconds.
 fn gap(stamps: &Path) -> f64 {
     let text = fs::read_to_string(stamps).expect("the stamps");
@@ -231,26 +304,31 @@ fn hand_over(part: &mut Part, site: &Site, queues: &[Queue]) {
             // All wait before the first runs.
             let gate = Gate::new(&place.directory);
             place.add(&["sh", "-c", &format!("read line <{}", gate.path)]);
-            (0..CHAIN).for_each(|_| place.add(&[&baseline, "stamp", &stamps.display().to_string()]));
+            (0..CHAIN).for_each(|_| place.add(&[&baseline, "stamp", &stamps.display().to_string(), "0"]));
             gate.open();
             place.wait(CHAIN + 1);
             gaps[at].push(gap(&stamps));
         }
-        let bare_words = ["wait-and-start", "lock", &baseline, "stamp", "stamps"];
+        let bare_words = ["wait-and-start", "lock", &baseline, "stamp", "stamps", "0"];
         bare.push(chain(site, site.baseline(), &bare_words));
-        util_linux.push(chain(site, Path::new("flock"), &["lock", &baseline, "stamp", "stamps"]));
+        util_linux.push(chain(site, Path::new("flock"), &["lock", &baseline, "stamp", "stamps", "0"]));
     }
     let ours = Figures::new(&gaps[0], "µs");
     part.row(
-        "the next start: triplock / one bare flock(2), then the command",
+        "from end to next start: triplock / one bare flock(2), then the command",
         &ours,
         &Figures::new(&bare, "µs"),
         Target::at_most(1.5),
     );
-    part.row("the next start: triplock / flock(1)", &ours, &Figures::new(&util_linux, "µs"), Target::at_most(1.5));
+    part.row(
+        "from end to next start: triplock / flock(1)",
+        &ours,
+        &Figures::new(&util_linux, "µs"),
+        Target::at_most(1.5),
+    );
     for (at, queue) in queues.iter().enumerate().skip(1) {
         let theirs = Figures::new(&gaps[at], "µs");
-        part.row(&format!("the next start: triplock / {}", queue.name()), &ours, &theirs, Target::none());
+        part.row(&format!("from end to next start: triplock / {}", queue.name()), &ours, &theirs, Target::none());
     }
 }
 

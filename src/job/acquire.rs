@@ -249,7 +249,7 @@ impl<'q> Asking<'_, 'q> {
         match had {
             Ok(Some(had)) => Ok(had),
             Ok(None) => interrupted().map_or_else(|| Ok(Err(Not::Behind(wanted.noted()?))), Ok),
-            Err(e) => interrupted().map_or(Err(e), Ok),
+            Err(e) => interrupted().ok_or(e),
         }
     }
 

@@ -252,10 +252,10 @@ fn a_ledger_is_put_aside_later_while_runs_wait() {
     const LIMIT: u64 = 2_000;
     let site = Site::new();
     let ledger = site.ledger().rotating_at(LIMIT);
-    let size = || fs::metadata(site.path("jsonl")).unwrap().len();
+    let length = || fs::metadata(site.path("jsonl")).unwrap().len();
     let grow = |to: u64| {
-        while size() <= to {
-            assert!(!site.path("old").exists(), "put aside at {} bytes", size());
+        while length() <= to {
+            assert!(!site.path("old").exists(), "put aside at {} bytes", length());
             let _ = ledger.append(not_run).unwrap();
         }
     };
@@ -264,7 +264,7 @@ fn a_ledger_is_put_aside_later_while_runs_wait() {
     let _ = ledger.append(|_| vec![Event::Queued(queued)]).unwrap();
     grow(16 * LIMIT);
     let _ = ledger.append(not_run).unwrap();
-    assert!(site.path("old").exists() && size() < LIMIT, "but not for ever");
+    assert!(site.path("old").exists() && length() < LIMIT, "but not for ever");
     fs::remove_file(site.path("old")).unwrap();
     // It waits no more.
     let ended = |totals: &Totals| match &not_run(totals)[..] {

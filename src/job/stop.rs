@@ -304,7 +304,7 @@ impl Stop<'_> {
     fn moment(&self) -> (DateTime<Utc>, Duration) {
         loop {
             let (uptime, now) = (process::uptime(), self.ledger.now());
-            if process::uptime() - uptime < Duration::from_millis(1) {
+            if process::uptime().saturating_sub(uptime) < Duration::from_millis(1) {
                 return (now, uptime);
             }
         }

@@ -141,15 +141,15 @@ mod tests {
         queue.dir.unlink(&Pending::from(started.place()).file_name()).unwrap();
         // Of years.
         File::options().write(true).open(&path).unwrap().set_len(LARGE - 1).unwrap();
-        let last = put(&queue, &lane, 3);
-        assert_eq!(std::fs::read(&path).unwrap(), [waits.line(), last.line()].concat());
+        let newest = put(&queue, &lane, 3);
+        assert_eq!(std::fs::read(&path).unwrap(), [waits.line(), newest.line()].concat());
         // What is lost is made again from the copy.
-        let lost = [&waits, &last].map(|request| Pending::from(request.place()));
+        let lost = [&waits, &newest].map(|request| Pending::from(request.place()));
         for pending in lost {
             queue.dir.unlink(&pending.file_name()).unwrap();
         }
         restore(&queue, &lost).unwrap();
-        assert_eq!(lost.map(|pending| Request::of(&queue, pending).unwrap().unwrap()), [waits, last]);
+        assert_eq!(lost.map(|pending| Request::of(&queue, pending).unwrap().unwrap()), [waits, newest]);
         // The next copy is far.
         assert!(!is_to_be_copied(LARGE, 2 * LARGE - 1) && is_to_be_copied(2 * LARGE - 1, 2 * LARGE));
     }
