@@ -39,7 +39,7 @@ fn standard_descriptors_that_are_closed_are_dev_null() {
 fn a_script_that_uses_descriptors_itself_keeps_its_lock() {
     let sandbox = Sandbox::new();
     let latch = Latch::closed(&sandbox, "latch");
-    let own = (3..=9).map(|n| format!("exec {n}>>'{}';", sandbox.path("own").display())).collect::<String>();
+    let own = format!("for n in 3 4 5 6 7 8 9; do eval \"exec $n>>'{}'\"; done;", sandbox.path("own").display());
     let first = run(&sandbox, "j", "--lock other", latch.after(&own)).start();
     latch.keeps(1);
     first.kill();
