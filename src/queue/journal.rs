@@ -6,8 +6,8 @@
 //! here. Nothing else reads this.
 //!
 //! Like the files, it is its maker's alone: what a user's runs do stands in that user's file, and only that user restores
-//! from it. It begins anew whenever nothing stands in the lane; one that never gets there is copied when it is large, without the lines of
-//! what has started.
+//! from it. It begins anew when nothing stands in the lane and it is worth it; one that never gets there is copied when it is
+//! large, without the lines of what has started.
 
 use std::{
     fs::File,
@@ -20,6 +20,9 @@ use crate::{
     dir::{Access, Dir, stat_file},
     error::{Error, Result},
 };
+
+/// One that is not larger, in bytes, is not emptied: that costs more than a sync.
+const SMALL: u64 = 256 * 1024;
 
 /// One that is larger, in bytes, is copied.
 const LARGE: u64 = 16 * 1024 * 1024;
@@ -42,11 +45,12 @@ pub(super) fn append(queue: &Queue, request: &Request, waiting: u64) -> Result<F
             (file, 0)
         }
     };
-    if waiting == 0 && size > 0 {
+    if waiting == 0 && size > SMALL {
         file.set_len(0).map_err(|e| Error::io("empty", path(), e))?;
         size = 0;
     }
-    let line = request.line();
+    // A power cut may have torn the end of the last one.
+    let line = [b"\n", &request.line()[..]].concat();
     if is_to_be_copied(size, size + line.len() as u64) {
         return copy(queue, &name);
     }
@@ -128,6 +132,23 @@ mod tests {
         request.write(&queue.dir, &Pending::from(request.place()).file_name()).unwrap();
         append(queue, &request, run).unwrap();
         request
+    }
+
+    #[test]
+    fn a_request_behind_a_torn_one_is_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(directory.path(), false).unwrap();
+        let lane: Name = "a".parse().unwrap();
+        let queue = Queue::make(&state, &lane).unwrap();
+        put(&queue, &lane, 1);
+        let path = queue.dir.path_of(&name());
+        let length = std::fs::metadata(&path).unwrap().len();
+        File::options().write(true).open(&path).unwrap().set_len(length - 20).unwrap();
+        let second = put(&queue, &lane, 2);
+        let lost = Pending::from(second.place());
+        queue.dir.unlink(&lost.file_name()).unwrap();
+        restore(&queue, &[lost]).unwrap();
+        assert_eq!(Request::of(&queue, lost).unwrap(), Some(second));
     }
 
     #[test]
