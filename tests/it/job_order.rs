@@ -79,6 +79,24 @@ fn a_short_run_syncs_once_and_only_the_first_before_its_command() {
     assert_eq!(fences, (1..=66).collect::<Vec<_>>(), "without a crash no number is left out");
 }
 
+/// A power cut must not make it one that waits still, which would be started again.
+#[test]
+fn a_queued_run_is_on_disk_before_its_command_though_its_fence_is_reserved() {
+    if !machine::may_trace("a queued run is on disk before its command") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    for _ in 0..3 {
+        let trace = sandbox.path("trace");
+        // Which ends when all that it started has ended.
+        sandbox.queue(["add", "j", "--", "true"]).under(strace::tracing(&trace, &[])).run().exits(0);
+        let calls = strace::calls(&trace);
+        let (start, command) = (written(&calls, "started"), command(&calls));
+        let between = syncs(&calls).into_iter().filter(|sync| (start..command).contains(sync)).count();
+        assert_eq!(between, 1, "{calls:#?}");
+    }
+}
+
 #[test]
 fn a_long_run_is_on_disk_while_it_runs() {
     if !may_trace("a long run is on disk while it runs") {
