@@ -18,7 +18,7 @@ pub(crate) struct Logs {
     #[arg(value_name = "JOB")]
     pub(crate) of: Target,
     /// The run, by its number [default: the newest that has a log].
-    #[arg(allow_negative_numbers = true)]
+    #[arg(allow_negative_numbers = true, value_parser = number)]
     pub(crate) run: Option<u64>,
     /// Go on printing until the run is over; one that waits in its lane is waited for.
     #[arg(short, long)]
@@ -26,6 +26,10 @@ pub(crate) struct Logs {
     /// Which runs have logs, and how large they are (JSON Lines with --json).
     #[arg(long, conflicts_with_all = ["run", "follow"])]
     pub(crate) list: bool,
+}
+
+fn number(given: &str) -> Result<u64, String> {
+    given.parse().map_err(|_| "give a run's number, as `triplock history` shows it".to_owned())
 }
 
 impl Logs {

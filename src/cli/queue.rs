@@ -24,7 +24,7 @@ pub(crate) enum Queue {
     /// Sleep until runs are over; exit as they did.
     #[command(
         after_help = "Exit code: the run's own, 128+N if signal N ended it; 124 time limit, 126 not executable, 127 not \
-found, 125 when it was never run (cancelled, or a run before it failed) or was lost. Of several, the first that is not 0."
+found, 125 when it was never run (cancelled, or a run before it failed), has lost its process, or was lost. Of several, the first that is not 0."
     )]
     Wait {
         /// A run as `queue add` printed it, or a lane: all that runs and waits there now.
@@ -65,6 +65,9 @@ pub(crate) struct QueuedProcess {
     pub(crate) run: LaneRun,
     /// The descriptor of its lane.
     pub(crate) descriptor: i32,
+    /// For people who look at the processes: what is run is in the request.
+    #[arg(last = true)]
+    pub(crate) command: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]

@@ -280,6 +280,8 @@ fn note(run: &RunView) -> String {
             let host = if holder.host == run.host { String::new() } else { format!(" on {}", holder.host) };
             format!("held by pid {}{host} since {since}: {}", holder.pid, holder.command)
         }
+        // It may have another process by now: `queue list` tells.
+        (_, Some(reason)) if run.state == RunState::Queued => format!("once stranded: {reason}"),
         (_, Some(reason)) => reason.clone(),
         (_, None) if run.state == RunState::Running => format!("pid {} on {}", run.pid, run.host),
         (_, None) => String::new(),

@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Result},
     exit::ExitCode,
     job::{
-        LaneRun, Outcome, RunId,
+        JobFiles, LaneRun, Outcome, RunId,
         definition::{Resolved, Sources},
     },
     name::Name,
@@ -60,7 +60,7 @@ fn existing(global: &Global) -> Result<Option<StateDir>> {
 fn no_such_lane(lane: &Name) -> Error {
     Error::NoSuchJob {
         job: lane.clone(),
-        why: "nothing was ever queued there (a run is LANE/NUMBER); `triplock queue list` shows the lanes".to_owned(),
+        why: "nothing was ever queued there (a run is LANE/NUMBER); `triplock status` shows the lanes".to_owned(),
     }
 }
 
@@ -75,6 +75,9 @@ fn add(output: &Output, global: &Global, args: &cli::QueueAdd) -> Result<ExitCod
         )),
         e => e,
     })?;
+    if command.first().is_some_and(|word| word.is_empty()) {
+        return Err(Error::Usage("the command is an empty word; give a program".to_owned()));
+    }
     if !args.command.is_empty() {
         options.keep_runs = keep_runs;
     }
@@ -96,10 +99,7 @@ fn tell_added(output: &Output, lane: &Name, added: &Added) -> Result<ExitCode> {
     match added {
         Added::Queued { run, is_paused } => {
             let added = Line { run, lane: &run.lane, number: run.run };
-            let mut to = io::stdout().lock();
-            // Also when quiet: it is what was asked for, and the only way to find the run again.
-            let loud = Output { quiet: false, ..output.clone() };
-            let told = written(loud.result(&mut to, &added, || run), ExitCode::Success);
+            let told = written(output.result(&mut io::stdout().lock(), &added, || run), ExitCode::Success);
             if *is_paused {
                 output.message(&self::is_paused(lane));
             }
@@ -143,15 +143,20 @@ fn queues(output: &Output, state: Option<&StateDir>, lane: Option<&Name>) -> Res
 
 fn list(output: &Output, state: Option<&StateDir>, lane: Option<&Name>) -> Result<ExitCode> {
     let mut listed = Vec::new();
-    let (queues, code) = queues(output, state, lane)?;
+    let (queues, mut code) = queues(output, state, lane)?;
     for queue in queues {
-        let is_paused = queue.is_paused()?;
-        if is_paused {
-            output.message(&self::is_paused(queue.name()));
+        // One that cannot be read hides no other.
+        match queue.is_paused().and_then(|is_paused| Ok((is_paused, queue.list()?))) {
+            Ok((is_paused, runs)) => {
+                if is_paused {
+                    output.message(&self::is_paused(queue.name()));
+                }
+                listed.extend(runs);
+            }
+            Err(e) => code = worse(code, report(output, &e.into(), || None)),
         }
-        listed.extend(queue.list()?);
     }
-    if listed.is_empty() {
+    if listed.is_empty() && code == ExitCode::Success {
         output.message("nothing runs, and nothing waits");
     }
     let mut to = io::BufWriter::new(io::stdout().lock());
@@ -322,7 +327,11 @@ fn retry(output: &Output, state: Option<&StateDir>, run: &LaneRun) -> Result<Exi
 
 fn pause(output: &Output, global: &Global, lane: &Name) -> Result<ExitCode> {
     let state = StateDir::open(state_path(global)?, global.allow_network_fs)?;
+    let is_known = JobFiles::new(JobFiles::make_directory(&state)?, lane.clone()).exist()?;
     Queue::make(&state, lane)?.pause()?;
+    if !is_known {
+        output.message(&format!("nothing was ever run or queued in lane {lane}"));
+    }
     tell_of_pause(output, lane, true)
 }
 
@@ -375,7 +384,23 @@ fn resume(output: &Output, state: Option<&StateDir>, lane: Option<&Name>) -> Res
     if !is_anything {
         output.message("nothing to resume: every run that waits has its process");
     }
+    if let (Some(state), Some(lane)) = (state, lane) {
+        tell_of_other_lanes(output, state, lane)?;
+    }
     Ok(code)
+}
+
+/// What follows a run of the lane may have lost its process with that.
+fn tell_of_other_lanes(output: &Output, state: &StateDir, resumed: &Name) -> Result<()> {
+    for queue in Queue::all(state)?.into_iter().flatten().filter(|queue| queue.name() != resumed) {
+        let stranded = queue::stranded(queue.files())?;
+        if stranded > 0 {
+            let lane = queue.name();
+            let runs = if stranded == 1 { "a run has" } else { "runs have" };
+            output.message(&format!("in lane {lane}, too, {runs} no process; `triplock queue resume {lane}`"));
+        }
+    }
+    Ok(())
 }
 
 fn is_paused(lane: &Name) -> String {

@@ -8,10 +8,11 @@ use crate::{
     exit::ExitCode,
     install::Account,
     job::{
-        self, Done, Options, Outcome, ServerJobs, StopCount, StopJob,
+        self, Done, JobFiles, Options, Outcome, ServerJobs, StopCount, StopJob,
         definition::{Resolved, Sources},
     },
     lock::Holder,
+    name::Name,
     output::{self, Failure, Output},
     stderr::{self, Priority},
 };
@@ -57,7 +58,13 @@ fn attempt(output: &Output, global: &Global, args: &cli::Run) -> Result<Done> {
     let state = StateDir::open(&path, global.allow_network_fs || store.is_some())?;
     let announce = |lock: &str, holder: Option<&Holder>| {
         if output.announce_waits {
-            stderr::line(Priority::Info, format_args!("triplock: {}: waiting for {lock}{}", args.job, hint(holder)));
+            let paused = if lock == args.job.as_str() && is_paused(&state, &args.job) {
+                format!(" (its lane is paused: `triplock queue resume {lock}`)")
+            } else {
+                String::new()
+            };
+            let hint = hint(holder);
+            stderr::line(Priority::Info, format_args!("triplock: {}: waiting for {lock}{hint}{paused}", args.job));
         }
     };
     let (state, job, command, options) = (&state, &args.job, command.as_slice(), &options);
@@ -68,6 +75,11 @@ fn attempt(output: &Output, global: &Global, args: &cli::Run) -> Result<Done> {
             job::Run { state, job, command, options, queued: None, announce: &announce }.run()
         }
     }
+}
+
+fn is_paused(state: &StateDir, job: &Name) -> bool {
+    let jobs = JobFiles::directory(state).ok().flatten();
+    jobs.is_some_and(|jobs| JobFiles::new(jobs, job.clone()).is_paused().unwrap_or(false))
 }
 
 /// A host that forgot the store must not run alone what others run too.

@@ -19,9 +19,11 @@ fn examine_jobs(state: &StateDir, findings: &mut Findings) {
     for (files, slots) in jobs {
         findings.looked_at.ledgers += 1;
         // Something planted where a lock belongs keeps the job from ever starting.
-        for name in [files.lock(1), files.commit.clone(), format!("{}.turn", files.job)] {
+        for name in [files.lock(1), files.commit.clone(), format!("{}.turn", files.job), format!("{}.lane", files.job)]
+        {
             findings.keep(files.dir.open(&name, Access::Read));
         }
+        findings.keep(files.dir.subdirectory(&files.queue()));
         let Some(verified) = findings.keep(files.verify()) else { continue };
         if verified.cut_short > 0 {
             let path = files.dir.path_of(&files.ledger);

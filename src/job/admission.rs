@@ -1,7 +1,7 @@
 //! What a queued run has that another does not: a number and a place in line, from before it started; and what may keep
 //! it from starting that is no lock.
 
-use std::time::Instant;
+use std::time::Duration;
 
 use super::model::{Outcome, RunId};
 use crate::{error::Result, lock::Ticket};
@@ -14,8 +14,8 @@ pub(crate) trait Admission {
     /// Its place in its lane.
     fn ticket(&self) -> &Ticket;
 
-    /// Since when its process waits.
-    fn since(&self) -> Instant;
+    /// How long it has waited since it was queued.
+    fn waited(&self) -> Duration;
 
     /// Sleeps until nothing keeps it from starting but the locks. That may change again until its start is recorded.
     fn wait(&self) -> Result<Admitted>;

@@ -98,7 +98,7 @@ impl Run<'_> {
     fn see_through(&self) -> Result<Done> {
         survive_the_file_limit();
         let files = JobFiles::new(JobFiles::make_directory(self.state)?, self.job.clone());
-        let ledger = JobLedger::new(files.clone(), Arc::new(Identity::current()), Arc::new(SystemClock));
+        let ledger = JobLedger::new(files.clone(), Arc::new(self.identity()), Arc::new(SystemClock));
         if let Some(signal) = self.wait_a_random_time()? {
             return Ok(self.not_run(&ledger, Outcome::Interrupted, interrupted(signal), None, Duration::ZERO));
         }
@@ -153,7 +153,7 @@ impl Run<'_> {
                 }
             };
             if let Some(queued) = self.queued {
-                locks.waited = queued.since().elapsed();
+                locks.waited = queued.waited();
             }
             let signals = Signals::take().map_err(|e| Error::io("take the signals of", "this process", e))?;
             if let Some(signal) = arrived() {
@@ -315,6 +315,16 @@ impl Run<'_> {
 
     fn standing(&self) -> Result<Standing> {
         self.queued.map_or(Ok(Standing::Wanted), Admission::standing)
+    }
+
+    /// Who takes its locks. The processes of queued runs have various command lines; the one that was given is told.
+    fn identity(&self) -> Identity {
+        let identity = Identity::current();
+        if self.queued.is_none() {
+            return identity;
+        }
+        let words = ["triplock", "queue", "add", self.job.as_str(), "--"].map(OsString::from);
+        identity.with_command(words.iter().chain(self.command))
     }
 
     /// The command line, shortened.

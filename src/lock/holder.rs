@@ -37,6 +37,11 @@ impl Identity {
         Self { pid: std::process::id(), host, command, invocation_id }
     }
 
+    /// The same with another command line.
+    pub(crate) fn with_command(self, words: impl Iterator<Item: AsRef<OsStr>>) -> Self {
+        Self { command: shortened(words), ..self }
+    }
+
     /// Node name of the machine.
     pub(crate) fn host(&self) -> &str {
         &self.host

@@ -11,6 +11,8 @@
 //!    ([`crate::process::detach`]), and until it has left, the end of the caller's
 //!    terminal does not end it ([`TerminalIgnored`]).
 
+use std::time::Duration;
+
 use super::{Queue, Request, journal, lane_queue::view, pending::Pending, waiter};
 use crate::{
     dir::StateDir,
@@ -43,7 +45,7 @@ pub(crate) fn add(state: &StateDir, lane: &Name, request: Request) -> Result<Add
         Err(full) => return Ok(Added::Full(full)),
     };
     let ignored = TerminalIgnored::begin();
-    let forked = process::fork(|| waiter::begin(state, lane, &request, ticket, Some(&ignored)));
+    let forked = process::fork(|| waiter::begin(state, lane, &request, ticket, Duration::ZERO, Some(&ignored)));
     ignored.end();
     match forked {
         Ok(_) => Ok(queued(&queue, &request)),

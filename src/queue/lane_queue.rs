@@ -242,9 +242,9 @@ impl Queue {
     }
 
     /// It is done now.
-    pub(super) fn note_the_resumption(turn: &HeldFile) -> Result<()> {
+    pub(super) fn note_the_resumption(&self, turn: &HeldFile) -> Result<()> {
         let now = format!("{}\n", rfc3339(SystemClock.now()));
-        turn.write(now.as_bytes()).map_err(|e| Error::io("write", RESUMING, e))
+        turn.write(now.as_bytes()).map_err(|e| Error::io("write", self.dir.path_of(RESUMING), e))
     }
 
     pub(super) fn path(&self) -> &Path {

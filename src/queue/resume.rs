@@ -50,7 +50,7 @@ pub(crate) fn resume(state: &StateDir, queues: &[Queue], end_pauses: bool) -> Re
     for ((queue, held), resumed) in queues.iter().zip(&held).zip(&mut resumed) {
         let (Ok(held), Ok(told)) = (held, &mut *resumed) else { continue };
         let ended = if end_pauses && told.was_paused { queue.unpause() } else { Ok(()) };
-        if let Err(e) = ended.and_then(|()| Queue::note_the_resumption(&held.turn)) {
+        if let Err(e) = ended.and_then(|()| queue.note_the_resumption(&held.turn)) {
             *resumed = Err(e);
         }
     }
@@ -120,7 +120,7 @@ fn give_processes(state: &StateDir, queue: &Queue, resumed: &mut Resumed, depart
         match give_a_process(state, queue, pending, &ticket, departure) {
             Ok(true) => resumed.started.push(pending.run),
             Ok(false) => {}
-            // It is without a process again, as whoever comes next will find.
+            // It is without a process again.
             Err(e) => resumed.failed.push((pending.run, e.to_string())),
         }
     }
@@ -137,7 +137,11 @@ fn give_a_process(
 ) -> Result<bool> {
     let Some(request) = Request::of(queue, pending)? else { return Ok(false) };
     queue.mark_live(pending)?;
-    waiter::launch(state, queue.name(), &request, ticket, departure)?;
+    if let Err(e) = waiter::launch(state, queue.name(), &request, ticket, departure) {
+        // It is the first error that matters.
+        let _ = queue.strand_own(ticket, &e.to_string());
+        return Err(e);
+    }
     Ok(true)
 }
 

@@ -42,10 +42,8 @@ impl Ending {
 /// # Errors
 /// `NoSuchRun`; `Nested` when it cannot end before this process does.
 pub(crate) fn wait(state: &StateDir, run: &LaneRun) -> Result<Ending> {
-    let no_such_run = || Error::NoSuchRun {
-        run: run.clone(),
-        why: "`triplock queue list` and `triplock history` show those there are".to_owned(),
-    };
+    let no_such_run =
+        || Error::NoSuchRun { run: run.clone(), why: format!("`triplock history {}` shows those there are", run.lane) };
     let files =
         JobFiles::directory(state)?.map(|jobs| JobFiles::new(jobs, run.lane.clone())).ok_or_else(no_such_run)?;
     let known = view(&files, run.run)?.ok_or_else(no_such_run)?;

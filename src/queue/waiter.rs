@@ -6,11 +6,12 @@
 use std::{
     ffi::OsString,
     os::fd::{AsFd as _, AsRawFd as _},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{Queue, Request, dependency::Dependency, pause, pending::Pending};
 use crate::{
+    clock::{Clock as _, SystemClock},
     dir::StateDir,
     error::{Error, Result},
     job::{Admission, Admitted, Event, Outcome, OutputMode, Run, RunId, Standing, Stranded},
@@ -25,6 +26,7 @@ pub(super) fn begin(
     lane: &Name,
     request: &Request,
     ticket: Ticket,
+    waited: Duration,
     ignored: Option<&TerminalIgnored>,
 ) {
     // Its descriptor will be closed.
@@ -37,7 +39,7 @@ pub(super) fn begin(
                 ignored.end();
             }
             let state = StateDir::open(path, !is_local)?;
-            see_through(&state, lane, request, ticket)
+            see_through(&state, lane, request, ticket, waited)
         });
 }
 
@@ -59,14 +61,15 @@ pub(crate) fn adopt(state: &StateDir, run: &crate::job::LaneRun, lane_fd: i32) -
     let directory = request.directory();
     if let Err(e) = std::env::set_current_dir(&directory) {
         let e = Error::io("enter", directory, e);
-        ticket.leave();
-        queue.strand(&[pending], &e.to_string())?;
+        queue.strand_own(&ticket, &e.to_string())?;
         return Err(e);
     }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(request.umask()));
     let lane = run.lane.clone();
+    let queued = queue.view(run.run)?.and_then(|view| view.queued);
+    let waited = queued.and_then(|queued| (SystemClock.now() - queued).to_std().ok()).unwrap_or_default();
     drop(queue);
-    begin(state, &lane, &request, ticket, None);
+    begin(state, &lane, &request, ticket, waited, None);
     Ok(())
 }
 
@@ -86,7 +89,7 @@ pub(super) fn launch(
     let failed = |e| Error::io("start a process for", format!("{lane}/{}", request.run), e);
     let directory = request.directory();
     if !directory.is_dir() {
-        return Err(Error::io("enter", directory, std::io::ErrorKind::NotFound));
+        return Err(Error::io("enter", directory, rustix::io::Errno::NOENT));
     }
     // Not standard input, output or error, whatever was closed when we were started.
     let descriptor = rustix::io::fcntl_dupfd_cloexec(ticket.descriptor(), 3).map_err(|e| failed(e.into()))?;
@@ -96,7 +99,8 @@ pub(super) fn launch(
     // Who started us was allowed to; a local one is not said to be, since its runs need not sync as often.
     words.extend((!state.is_local()).then(|| "--allow-network-fs".into()));
     words.extend(["queued-process".into(), format!("{lane}/{}", request.run).into()]);
-    words.push(descriptor.as_raw_fd().to_string().into());
+    words.extend([descriptor.as_raw_fd().to_string().into(), "--".into()]);
+    words.extend(request.command());
     let not_started = |e: process::SpawnError| failed(std::io::Error::other(e.to_string()));
     let program = Program::find(&words).map_err(not_started)?;
     let spawn = Spawn {
@@ -108,13 +112,13 @@ pub(super) fn launch(
     spawn.start().map(drop).map_err(not_started)
 }
 
-fn see_through(state: &StateDir, lane: &Name, request: &Request, ticket: Ticket) -> Result<()> {
+fn see_through(state: &StateDir, lane: &Name, request: &Request, ticket: Ticket, waited: Duration) -> Result<()> {
     let queue = Queue::make(state, lane)?;
     // By a descriptor of its own, which nobody else has.
     let mark = queue.lane()?;
     mark.mark_process(request.run.0)?;
     let options = crate::job::Options { output: OutputMode::Capture, ..request.options() };
-    let waiter = Waiter { state, queue: &queue, request, ticket, since: Instant::now() };
+    let waiter = Waiter { state, queue: &queue, request, ticket, since: Instant::now(), waited };
     let run = Run {
         state,
         job: lane,
@@ -125,8 +129,7 @@ fn see_through(state: &StateDir, lane: &Name, request: &Request, ticket: Ticket)
     };
     if let Err(e) = run.run() {
         // Nothing was run: it stands in its lane still, unless its start was recorded.
-        waiter.ticket.leave();
-        queue.strand(&[waiter.pending()], &e.to_string())?;
+        queue.strand_own(&waiter.ticket, &e.to_string())?;
         return Err(e);
     }
     waiter.ticket.end_run();
@@ -139,6 +142,8 @@ struct Waiter<'a> {
     request: &'a Request,
     ticket: Ticket,
     since: Instant,
+    /// How long it had waited by then, when it had another process.
+    waited: Duration,
 }
 
 impl Waiter<'_> {
@@ -170,8 +175,8 @@ impl Admission for Waiter<'_> {
         &self.ticket
     }
 
-    fn since(&self) -> Instant {
-        self.since
+    fn waited(&self) -> Duration {
+        self.waited + self.since.elapsed()
     }
 
     fn wait(&self) -> Result<Admitted> {
@@ -205,8 +210,7 @@ impl Admission for Waiter<'_> {
                     }
                     Dependency::Stranded => {
                         let reason = format!("{run}, which it is to follow, has no process");
-                        self.ticket.leave();
-                        self.queue.strand(&[self.pending()], &reason)?;
+                        self.queue.strand_own(&self.ticket, &reason)?;
                         return Ok(Admitted::Stranded);
                     }
                 }
@@ -249,8 +253,22 @@ impl Queue {
         if gone.is_empty() {
             return Ok(());
         }
+        self.record_stranded(gone, reason, || {})
+    }
+
+    /// The same of the one that has this ticket, which is given up in the same step: whoever found it without a process before
+    /// that is recorded would record another reason.
+    pub(super) fn strand_own(&self, ticket: &Ticket, reason: &str) -> Result<()> {
+        let recorded = self.record_stranded(&[ticket.place().into()], reason, || ticket.leave());
+        // Also when nothing could be recorded.
+        ticket.leave();
+        recorded
+    }
+
+    fn record_stranded(&self, gone: &[Pending], reason: &str, first: impl FnOnce()) -> Result<()> {
         let mut done = Ok(());
         let appended = self.ledger.append(|_| {
+            first();
             self.note_stranded(gone, reason).unwrap_or_else(|e| {
                 done = Err(e);
                 Vec::new()
