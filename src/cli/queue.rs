@@ -16,7 +16,7 @@ use crate::{
 pub(crate) enum Queue {
     /// Have a command run in the background once those before it in its lane are over; print its run id.
     Add(Box<QueueAdd>),
-    /// What runs and what waits, in which order; takes no lock.
+    /// What runs in a lane, and the queued runs that wait, in their order; takes no lock.
     List {
         /// The lane [default: all].
         lane: Option<Name>,
