@@ -385,22 +385,23 @@ fn resume(output: &Output, state: Option<&StateDir>, lane: Option<&Name>) -> Res
         output.message("nothing to resume: every run that waits has its process");
     }
     if let (Some(state), Some(lane)) = (state, lane) {
-        tell_of_other_lanes(output, state, lane)?;
+        tell_of_other_lanes(output, state, lane);
     }
     Ok(code)
 }
 
 /// What follows a run of the lane may have lost its process with that.
-fn tell_of_other_lanes(output: &Output, state: &StateDir, resumed: &Name) -> Result<()> {
-    for queue in Queue::all(state)?.into_iter().flatten().filter(|queue| queue.name() != resumed) {
-        let stranded = queue::stranded(queue.files())?;
+fn tell_of_other_lanes(output: &Output, state: &StateDir, resumed: &Name) {
+    // What cannot be read there was not asked for.
+    let others = Queue::all(state).unwrap_or_default().into_iter().flatten();
+    for queue in others.filter(|queue| queue.name() != resumed) {
+        let stranded = queue::stranded(queue.files()).unwrap_or_default();
         if stranded > 0 {
             let lane = queue.name();
             let runs = if stranded == 1 { "a run has" } else { "runs have" };
             output.message(&format!("in lane {lane}, too, {runs} no process; `triplock queue resume {lane}`"));
         }
     }
-    Ok(())
 }
 
 fn is_paused(lane: &Name) -> String {

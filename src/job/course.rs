@@ -74,9 +74,9 @@ impl<L: Lines> Course<'_, L> {
             OutputMode::Inherit => Ok(None),
             OutputMode::Capture | OutputMode::OnFailure => {
                 let limit = self.options.log_limit;
-                match unnamed {
-                    Some(unnamed) => unnamed.begin(self.run, limit).map(Some),
+                match unnamed.and_then(|unnamed| unnamed.begin(self.run, limit)) {
                     None => Log::create(self.dir, self.job, self.run, limit).map(Some),
+                    named => Ok(named),
                 }
             }
         };

@@ -128,6 +128,32 @@ fn a_run_that_follows_one_without_a_process_is_kept_and_resume_runs_both_in_orde
     }
 }
 
+/// Also when others in its lane find it gone at once.
+#[test]
+fn a_run_that_gave_up_its_process_says_why_and_the_resume_of_what_it_follows_names_its_lane() {
+    for _ in 0..5 {
+        let sandbox = Sandbox::new();
+        sandbox.queue(["pause", "a"]).run().exits(0);
+        sandbox.queue(["pause", "b"]).run().exits(0);
+        let followed = sandbox.queued("a", "true");
+        sandbox.kills(&followed);
+        eventually("it has no process", || sandbox.stands(&followed).as_deref() == Some("stranded"));
+        let follows = sandbox.queued_with("b", &["--after", &followed], "true");
+        let behind: Vec<_> = (0..3).map(|_| sandbox.queued("b", "true")).collect();
+        sandbox.queue(["resume", "b"]).run().exits(0);
+        for run in &behind {
+            sandbox.ends(run, 0);
+        }
+        let listed = sandbox.listed_whole("b");
+        assert_eq!(listed.len(), 1, "{listed:?}");
+        assert_eq!(listed[0]["note"], format!("{followed}, which it is to follow, has no process"));
+        let resumed = sandbox.queue(["resume", "a"]).run();
+        assert!(resumed.exits(0).stderr.contains("triplock queue resume b"), "{resumed:?}");
+        sandbox.queue(["resume", "b"]).run().exits(0);
+        sandbox.ends(&follows, 0);
+    }
+}
+
 /// However many others are given a process in between.
 #[test]
 fn resume_gives_nobody_a_process_before_what_it_follows() {

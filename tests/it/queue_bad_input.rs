@@ -264,3 +264,19 @@ fn files_that_are_no_requests_are_refused_and_keep_nobody_back() {
     sandbox.queue(["cancel", "a"]).run();
     assert_eq!(sandbox.listed("a"), []);
 }
+
+#[test]
+fn a_lane_that_cannot_be_read_hides_no_other_and_the_doctor_says_why() {
+    let sandbox = Sandbox::new();
+    sandbox.queue(["pause", "good"]).run().exits(0);
+    let run = sandbox.queued("good", "true");
+    fs::create_dir(sandbox.jobs("bad.lane")).unwrap();
+    fs::create_dir(sandbox.jobs("bad.queue")).unwrap();
+    fs::write(sandbox.jobs("worse.queue"), "").unwrap();
+    let listed = sandbox.queue(["list"]).run();
+    listed.exits(65);
+    assert!(listed.stdout.contains(&run) && listed.stderr.contains("bad.lane"), "{listed:?}");
+    let doctor = sandbox.triplock(["doctor"]).for_people().run();
+    doctor.exits(65);
+    assert!(doctor.stdout.contains("bad.lane") && doctor.stdout.contains("worse.queue"), "{doctor:?}");
+}

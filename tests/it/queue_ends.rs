@@ -220,3 +220,37 @@ fn a_run_whose_runner_was_killed_is_over_when_its_command_is() {
     assert!(finished.stderr.contains("lost"), "{finished:?}");
     assert_eq!(sandbox.fates("a")[&number(&first)], "lost");
 }
+
+/// Whoever clears away logs does not ask who waits.
+#[test]
+fn a_run_has_its_log_though_the_logs_were_removed_while_it_waited() {
+    let sandbox = Sandbox::new();
+    let latch = Latch::closed(&sandbox, "latch");
+    latch_job(&sandbox, "a", &latch).run().exits(0);
+    latch.keeps(1);
+    let run = sandbox.queued("a", "echo hello");
+    fs::remove_dir_all(sandbox.jobs("a.logs")).unwrap();
+    latch.open();
+    sandbox.ends(&run, 0);
+    assert_eq!(sandbox.triplock(["logs", &run]).for_people().run().exits(0).stdout, "hello\n");
+}
+
+#[test]
+fn the_wait_of_a_run_counts_from_when_it_was_queued_whichever_process_it_has() {
+    let sandbox = Sandbox::new();
+    let latch = Latch::closed(&sandbox, "latch");
+    latch_job(&sandbox, "a", &latch).run().exits(0);
+    latch.keeps(1);
+    let run = sandbox.queued("a", "true");
+    let queued = std::time::Instant::now();
+    sandbox.kills(&run);
+    eventually("it has no process", || sandbox.stands(&run).as_deref() == Some("stranded"));
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    sandbox.queue(["resume", "a"]).run().exits(0);
+    let waited = queued.elapsed().as_secs_f64();
+    assert_eq!(sandbox.stands(&run).as_deref(), Some("waiting"));
+    latch.open();
+    let finished = sandbox.triplock(["queue", "wait", &run]).run();
+    let view: Value = serde_json::from_str(&finished.exits(0).stdout).expect("JSON");
+    assert!(view["wait"].as_f64().unwrap() >= waited, "{view} {waited}");
+}

@@ -57,14 +57,12 @@ impl UnnamedLog {
         Ok(Self { logs, file })
     }
 
-    /// The run starts. `limit`: how many bytes of its log to keep.
-    pub(crate) fn begin(self, run: RunId, limit: u64) -> Result<Log> {
+    /// The run starts. `limit`: how many bytes of its log to keep. `None` when it cannot have its name: the file system has
+    /// no such files, or somebody has removed the directory meanwhile.
+    pub(crate) fn begin(self, run: RunId, limit: u64) -> Option<Log> {
         let Self { logs, file } = self;
-        let file = match file.filter(|file| logs.give_name(file, run)) {
-            Some(file) => file,
-            None => logs.create(run)?,
-        };
-        Ok(Log { logs, run, file, limit: Limit::new(limit) })
+        let file = file.filter(|file| logs.give_name(file, run))?;
+        Some(Log { logs, run, file, limit: Limit::new(limit) })
     }
 }
 
@@ -83,7 +81,9 @@ pub(crate) struct Log {
 impl Log {
     /// Makes the log of a run. `limit`: how many bytes of it to keep.
     pub(crate) fn create(jobs: &Dir, job: &Name, run: RunId, limit: u64) -> Result<Self> {
-        UnnamedLog { logs: Logs::make(jobs, job)?, file: None }.begin(run, limit)
+        let logs = Logs::make(jobs, job)?;
+        let file = logs.create(run)?;
+        Ok(Self { logs, run, file, limit: Limit::new(limit) })
     }
 
     /// What the job gets as its stdout and its stderr.
