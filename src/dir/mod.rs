@@ -169,10 +169,15 @@ impl Dir {
         self.made(|| rustix::fs::openat(&self.fd, ".", flags, self.file_mode)).map(File::from).ok()
     }
 
-    /// Gives it its name: `false` when one of that name is there, or it cannot have one (there is no /proc).
-    pub(crate) fn give_name(&self, file: &File, name: &str) -> bool {
-        let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
-        rustix::fs::linkat(rustix::fs::CWD, unnamed, &self.fd, name, AtFlags::SYMLINK_FOLLOW).is_ok()
+    /// Gives it its name, and opens it by that: the kernel calls the descriptor that made it `#123 (deleted)` for ever, and
+    /// so do those who watch the directory. `None` when one of that name is there, or it cannot have one (there is no /proc).
+    pub(crate) fn give_name(&self, unnamed: &File, name: &str) -> Option<File> {
+        let by_descriptor = format!("/proc/self/fd/{}", unnamed.as_raw_fd());
+        rustix::fs::linkat(rustix::fs::CWD, by_descriptor, &self.fd, name, AtFlags::SYMLINK_FOLLOW).ok()?;
+        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let named = File::from(rustix::fs::openat(&self.fd, name, flags, Mode::empty()).ok()?);
+        let ids = [unnamed, &named].map(|file| stat_file(file).map(|stat| stat.id).ok());
+        (ids[0].is_some() && ids[0] == ids[1]).then_some(named)
     }
 
     /// Makes a file afresh that is for its maker alone, whoever shares the directory; one of that name that a killed process

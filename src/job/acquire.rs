@@ -13,13 +13,12 @@
 //! the end of the line. The turn is given back once the lock is ours.
 
 use std::{
-    cell::Cell,
+    collections::BTreeSet,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     time::{Duration, Instant},
 };
 
 use super::{
-    admission::Admission,
     files::JobFiles,
     holding::By,
     ledger::JobLedger,
@@ -31,7 +30,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     held::Held,
-    lock::{Acquire, Deferred, FileGuard, FileLock, Holder, Missing, Ticket, Until, arrived},
+    lock::{Acquire, Deferred, Fence, FileGuard, FileLock, Holder, Missing, Ticket, Until, arrived},
     name::Name,
     process::{LockTable, Signals},
 };
@@ -40,35 +39,29 @@ use crate::{
 const UNSEEN: Duration = Duration::from_millis(20);
 
 /// The locks of a run.
-pub(super) struct Locks<'a> {
+pub(super) struct Locks {
     pub(super) slot: u32,
     pub(super) job: FileGuard,
     /// The named ones, in the order in which they were taken.
     pub(super) named: Vec<FileGuard>,
     /// The places in their lanes, to be given up once the start is recorded.
-    tickets: Cell<Vec<Ticket>>,
-    /// The same of a queued run, which has its place from before it asked.
-    queued: Cell<Option<&'a dyn Admission>>,
+    tickets: Vec<Ticket>,
     /// What the command inherits: the locks, and of a queued run what shows that it is not over.
     pub(super) inherited: Vec<OwnedFd>,
     /// How long it took.
     pub(super) waited: Duration,
 }
 
-impl Locks<'_> {
-    /// The start is recorded, or that there is none: the next in line may wait for the locks. (Who keeps its place for
-    /// longer delays nobody, since those behind it would wait for the locks.)
-    pub(super) fn leave_lanes(&self) {
-        if let Some(queued) = self.queued.take() {
-            queued.leave();
-        }
-        drop(self.tickets.take());
+impl Locks {
+    /// The start is recorded: the next in line may wait for the locks.
+    pub(super) fn leave_lanes(&mut self) {
+        self.tickets.clear();
     }
 }
 
 /// What asking for them came to.
-pub(super) enum Acquired<'a> {
-    Granted(Locks<'a>),
+pub(super) enum Acquired {
+    Granted(Locks),
     /// Somebody holds that lock, or waits for it.
     Busy {
         lock: String,
@@ -88,7 +81,7 @@ pub(super) enum Acquired<'a> {
 }
 
 /// Who asks, and for what.
-pub(super) struct Asking<'a, 'q> {
+pub(super) struct Asking<'a> {
     pub(super) files: &'a JobFiles,
     pub(super) options: &'a Options,
     pub(super) ledger: &'a JobLedger,
@@ -97,8 +90,8 @@ pub(super) struct Asking<'a, 'q> {
     /// Those of `locks/`, when some were named.
     pub(super) named: Option<&'a FileLock>,
     pub(super) held: &'a Held,
-    /// Of a run that was queued: it has a place in the job's lane already.
-    pub(super) queued: Option<&'q dyn Admission>,
+    /// The place that a queued run has in the job's lane already.
+    pub(super) ticket: Option<&'a Ticket>,
     /// Told before a wait: which lock, and who holds it.
     pub(super) announce: &'a dyn Fn(&str, Option<&Holder>),
 }
@@ -128,8 +121,8 @@ struct Had {
     ticket: Option<Ticket>,
 }
 
-impl<'q> Asking<'_, 'q> {
-    pub(super) fn acquire(&self) -> Result<Acquired<'q>> {
+impl Asking<'_> {
+    pub(super) fn acquire(&self) -> Result<Acquired> {
         let begun = Instant::now();
         let until = match self.options.policy {
             Policy::Skip => Until::Now,
@@ -139,18 +132,17 @@ impl<'q> Asking<'_, 'q> {
         let job = &self.files.job;
         let files: Vec<_> = (1..=self.options.slots).map(|slot| self.files.lock(slot)).collect();
         let wanted = Wanted { locks: self.locks, name: job, files: &files, key: job.as_str() };
-        let ticket = self.queued.map(Admission::ticket);
-        let had = match ticket {
+        let had = match self.ticket {
             Some(ticket) => {
                 Self::in_line(&wanted, until, ticket)?.map(|(slot, guard)| Had { slot, guard, ticket: None })
             }
             None => self.one(&wanted, until, self.options.policy == Policy::Replace)?,
         };
-        let Had { slot, guard: job, ticket: taken } = match had {
+        let Had { slot, guard: job, ticket } = match had {
             Ok(had) => had,
             Err(not) => return Ok(wanted.failed(not, begun)),
         };
-        let mut tickets: Vec<_> = taken.into_iter().collect();
+        let mut tickets: Vec<_> = ticket.into_iter().collect();
         let mut named = Vec::new();
         if let Some(locks) = self.named {
             for name in &self.options.locks {
@@ -166,10 +158,9 @@ impl<'q> Asking<'_, 'q> {
             }
         }
         let held = std::iter::once(&job).chain(&named).map(FileGuard::descriptor);
-        let inherited = held.chain(ticket.map(Ticket::descriptor)).map(out_of_the_way).collect::<Result<_, _>>();
+        let inherited = held.chain(self.ticket.map(Ticket::descriptor)).map(out_of_the_way).collect::<Result<_, _>>();
         let inherited = inherited.map_err(|e| Error::io("share", job.path(), e))?;
-        let (tickets, queued) = (Cell::new(tickets), Cell::new(self.queued));
-        Ok(Acquired::Granted(Locks { slot, job, named, tickets, queued, inherited, waited: begun.elapsed() }))
+        Ok(Acquired::Granted(Locks { slot, job, named, tickets, inherited, waited: begun.elapsed() }))
     }
 
     /// One lock.
@@ -205,38 +196,41 @@ impl<'q> Asking<'_, 'q> {
 
     /// The first of its files that is free.
     fn free(&self, wanted: &Wanted<'_>) -> Result<Result<(u32, FileGuard), Not>> {
-        let (mut last, mut ours) = (None, 0);
+        let (mut last, mut ours) = (None, BTreeSet::new());
         for (at, file) in wanted.files.iter().enumerate() {
             match wanted.locks.acquire_named_file(wanted.name, file.clone(), Missing::Create, Until::Now, None)? {
                 Some(Acquire::Granted(guard)) => return Ok(Ok((number(at), guard))),
                 Some(Acquire::Held(holder)) => {
-                    ours += usize::from(self.is_ancestors(wanted, file, holder.as_ref()));
+                    ours.extend(self.of_ancestor(wanted, file, holder.as_ref()));
                     last = holder.or(last);
                 }
                 None => {}
             }
         }
-        Ok(Err(if ours == wanted.files.len() { Not::Nested } else { Not::Busy(last) }))
+        Ok(Err(if ours.len() == wanted.files.len() { Not::Nested } else { Not::Busy(last) }))
     }
 
     /// Whether runs that we belong to have all of its files.
     fn is_ours(&self, wanted: &Wanted<'_>) -> Result<bool> {
+        let mut ours = BTreeSet::new();
         for file in wanted.files {
             let holder = wanted.locks.note_of(file)?.and_then(|(holder, _)| holder);
-            if !self.is_ancestors(wanted, file, holder.as_ref()) {
-                return Ok(false);
-            }
+            ours.extend(self.of_ancestor(wanted, file, holder.as_ref()));
         }
-        Ok(true)
+        Ok(ours.len() == wanted.files.len())
     }
 
-    /// Whether a run that we belong to has that lock. Its note is believed only if the kernel names its process, or does not
-    /// tell: a note is left behind, and who holds the lock now may have written none, or not yet.
-    fn is_ancestors(&self, wanted: &Wanted<'_>, file: &str, holder: Option<&Holder>) -> bool {
-        let Some(holder) = holder.filter(|holder| self.held.contains(wanted.key, holder.fence)) else { return false };
-        let (Ok(Some((_, id))), Ok(table)) = (wanted.locks.note_of(file), LockTable::read()) else { return true };
+    /// The fence by which a run that we belong to has that lock. Its note is believed only if the kernel names its process, or
+    /// does not tell: a note is left behind, and who holds the lock now may have written none, or not yet. (A run that is
+    /// about to start in one slot may have noted the fence that another slot's has; so each counts once.)
+    fn of_ancestor(&self, wanted: &Wanted<'_>, file: &str, holder: Option<&Holder>) -> Option<Fence> {
+        let holder = holder.filter(|holder| self.held.contains(wanted.key, holder.fence))?;
+        let (Ok(Some((_, id))), Ok(table)) = (wanted.locks.note_of(file), LockTable::read()) else {
+            return Some(holder.fence);
+        };
         let takers = table.takers(id);
-        takers.is_empty() || takers.contains(&holder.pid) || takers.contains(&0)
+        let is_its = takers.is_empty() || takers.contains(&holder.pid) || takers.contains(&0);
+        is_its.then_some(holder.fence)
     }
 
     /// One of its files, in our turn.
@@ -334,7 +328,7 @@ impl Wanted<'_> {
         Ok(self.locks.note_of(&self.files[0])?.and_then(|(holder, _)| holder))
     }
 
-    fn failed<'q>(&self, not: Not, begun: Instant) -> Acquired<'q> {
+    fn failed(&self, not: Not, begun: Instant) -> Acquired {
         let waited = begun.elapsed();
         match not {
             Not::Busy(noted) => {

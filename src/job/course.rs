@@ -74,10 +74,7 @@ impl<L: Lines> Course<'_, L> {
             OutputMode::Inherit => Ok(None),
             OutputMode::Capture | OutputMode::OnFailure => {
                 let limit = self.options.log_limit;
-                match unnamed.and_then(|unnamed| unnamed.begin(self.run, limit)) {
-                    None => Log::create(self.dir, self.job, self.run, limit).map(Some),
-                    named => Ok(named),
-                }
+                Log::create(self.dir, self.job, self.run, limit, unnamed).map(Some)
             }
         };
         let (attempt, mut verdict) = match created {
@@ -279,7 +276,6 @@ impl<L: Lines> Course<'_, L> {
         };
         let started = Instant::now();
         let child = spawn.start()?;
-        locks.command_started();
         let mut tree = Tree::new(child, !foreground, cgroup);
         let (options, signals) = (self.options, self.signals);
         let supervisor = Supervisor { options, signals, log, foreground, recorded, started, lifeline };

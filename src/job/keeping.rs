@@ -121,9 +121,6 @@ pub(crate) trait Holding {
     /// Whether the command's end must be as certain as this machine can make it.
     fn wants_a_certain_end(&self, options: &Options) -> bool;
 
-    /// Told when the command has been started: what could wait until then.
-    fn command_started(&self) {}
-
     /// Has an attempt carried out, here or in a guardian, which gives it its lifeline.
     fn carry_out(&self, attempt: &mut dyn FnMut(Option<&mut Lifeline>) -> Carried) -> Carried;
 
@@ -135,7 +132,7 @@ pub(crate) trait Holding {
     fn release(self, hold: Hold);
 }
 
-impl Holding for Locks<'_> {
+impl Holding for Locks {
     fn slot(&self) -> u32 {
         self.slot
     }
@@ -157,10 +154,6 @@ impl Holding for Locks<'_> {
         options.time_limit.is_some()
     }
 
-    fn command_started(&self) {
-        self.leave_lanes();
-    }
-
     fn carry_out(&self, attempt: &mut dyn FnMut(Option<&mut Lifeline>) -> Carried) -> Carried {
         attempt(None)
     }
@@ -170,8 +163,6 @@ impl Holding for Locks<'_> {
     }
 
     fn release(self, hold: Hold) {
-        // Of a command that could not be started.
-        self.leave_lanes();
         match hold {
             Hold::Command => drop(self),
             Hold::Tree => {

@@ -8,8 +8,7 @@
 //! 3. Our start is appended before the command is started, with a fence that is never given twice: one that is
 //!    reserved on disk, else the start itself is synced first ([`super::fences`]). If that fails (a full disk), nothing is
 //!    run. A start that was not synced is synced while the command runs, or with its end ([`super::late_sync`]).
-//! 4. The command inherits the locks' descriptors. From now on a killed wrapper frees nothing that still runs. Only then is
-//!    the place in the lane given up: that may wait, the command need not.
+//! 4. The command inherits the locks' descriptors. From now on a killed wrapper frees nothing that still runs.
 //! 5. Its end is appended first, then the locks are released, then the ledger is synced: whoever gets the lock next finds
 //!    our end, and does not wait for our disk.
 
@@ -105,8 +104,7 @@ impl Run<'_> {
         let locks = ledger.locks();
         // Before a wait, so that less is left to do when it is over.
         let place = Place::current_or_unknown();
-        // (Whatever is wrong with it is told when it is needed.)
-        let unnamed = self.queued.and_then(|_| UnnamedLog::make(&files.dir, self.job).ok());
+        let unnamed = self.queued.and_then(|_| UnnamedLog::make(&files.dir, self.job));
         if self.queued.is_some() {
             // Opens the files, and has the code at hand.
             let _nothing = ledger.append_start(&place.boot, |_, _| Vec::new());
@@ -124,7 +122,7 @@ impl Run<'_> {
             locks: &locks,
             named: named.as_ref(),
             held: &held,
-            queued: self.queued,
+            ticket: self.queued.map(Admission::ticket),
             announce: self.announce,
         };
         let (locks, signals, start) = loop {
@@ -171,10 +169,14 @@ impl Run<'_> {
                 start => break (locks, signals, start),
             }
         };
+        if let Some(queued) = self.queued {
+            queued.leave();
+        }
+        let mut locks = locks;
+        locks.leave_lanes();
         let (run, fence, start) = match start {
             Start::Recorded(run, fence, late) => (run, fence, late),
             Start::NotDue(why) => {
-                locks.leave_lanes();
                 return Ok(Done { why: Some(why), ..Done::of(Outcome::NotDue, ExitCode::Success.code()) });
             }
             Start::Withheld(_) => unreachable!("the loop goes on"),
@@ -388,7 +390,9 @@ impl Run<'_> {
             let _ = ledger.append(|totals| {
                 remains(totals, locks.slot, boot).map(|left| not_started(&left, e.to_string())).into_iter().collect()
             });
-            locks.leave_lanes();
+            if let Some(queued) = self.queued {
+                queued.leave();
+            }
             return Err(e);
         }
         if next.sync_first {

@@ -82,6 +82,7 @@ fn queued(queue: &Queue, request: &Request) -> Added {
 
 /// Gives it its number and its place, durably; the inner error is how many stand there when there is no room.
 fn place(state: &StateDir, lane: &Name, mut request: Request) -> Result<Result<(Queue, Request, Ticket), u64>> {
+    process::survive_the_file_limit();
     let queue = Queue::make(state, lane)?;
     for after in &request.after {
         must_be_known(state, after)?;

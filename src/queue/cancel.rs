@@ -97,7 +97,8 @@ fn decide(queue: &Queue, runs: &[RunId]) -> Result<Decided> {
                 }));
                 Cancelled::Done
             }
-            (RunState::Unknown | RunState::Running, _) => Cancelled::Running,
+            // Nobody may have recorded its end yet.
+            (RunState::Unknown | RunState::Running, _) if queue.lane()?.has_run(run.0)? => Cancelled::Running,
             _ => Cancelled::Over,
         };
         answers.push(Ok(answer));

@@ -3,7 +3,7 @@
 //! A run's own file ([`super::lane_queue`]) is made without a sync: to make a new file durable costs several times what
 //! appending to an old one does, and `queue add` would take half as long again. So the request is appended here too, and this is
 //! what is synced. After a power cut a run may be in the ledger and its file missing or empty; `resume` makes it again from
-//! here. Nothing else reads this.
+//! here, and `retry` finds here what a run was to do that was cut off.
 //!
 //! Like the files, it is its maker's alone: what a user's runs do stands in that user's file, and only that user restores
 //! from it. It begins anew when nothing stands in the lane and it is worth it; one that never gets there is copied when it is
@@ -19,6 +19,7 @@ use super::{Queue, Request, pending::Pending};
 use crate::{
     dir::{Access, Dir, stat_file},
     error::{Error, Result},
+    job::RunId,
 };
 
 /// One that is not larger, in bytes, is not emptied: that costs more than a sync.
@@ -85,13 +86,7 @@ fn copy(queue: &Queue, name: &str) -> Result<File> {
 
 /// Makes the files again of those runs whose file is missing or torn, as far as this user queued them.
 pub(super) fn restore(queue: &Queue, lost: &[Pending]) -> Result<()> {
-    let name = name();
-    let Some(mut file) = open(&queue.dir, &name, Access::Read)? else { return Ok(()) };
-    let mut text = Vec::new();
-    file.read_to_end(&mut text).map_err(|e| Error::io("read", queue.dir.path_of(&name), e))?;
-    // A power cut leaves torn lines, or NULs.
-    let requests = text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Request>(line).ok());
-    for request in requests {
+    for request in requests(queue)? {
         if let Some(pending) = lost.iter().find(|pending| Pending::from(request.place()) == **pending) {
             request
                 .write(&queue.dir, &pending.file_name())?
@@ -100,6 +95,20 @@ pub(super) fn restore(queue: &Queue, lost: &[Pending]) -> Result<()> {
         }
     }
     queue.dir.sync()
+}
+
+/// What that run was to do, if this user queued it and it is not long ago.
+pub(super) fn find(queue: &Queue, run: RunId, ticket: u64) -> Result<Option<Request>> {
+    Ok(requests(queue)?.into_iter().find(|request| request.run == run && request.ticket == ticket))
+}
+
+fn requests(queue: &Queue) -> Result<Vec<Request>> {
+    let name = name();
+    let Some(mut file) = open(&queue.dir, &name, Access::Read)? else { return Ok(Vec::new()) };
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).map_err(|e| Error::io("read", queue.dir.path_of(&name), e))?;
+    // A power cut leaves torn lines, or NULs.
+    Ok(text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
 }
 
 /// Only that of this user is believed, whoever made one of that name.
@@ -119,11 +128,7 @@ fn name() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        dir::StateDir,
-        job::{Options, RunId},
-        name::Name,
-    };
+    use crate::{dir::StateDir, job::Options, name::Name};
 
     /// Puts a request into a lane as `add` does, but for the ledger.
     fn put(queue: &Queue, lane: &Name, run: u64) -> Request {

@@ -68,9 +68,8 @@ pub(crate) fn stranded(files: &JobFiles) -> Result<u64> {
             gone.push(pending);
         }
     }
-    // What started in between gave its ticket back, and its file away.
-    gone.retain(|pending| queue.has(*pending).unwrap_or(false));
-    Ok(gone.len() as u64)
+    // What has started gave its ticket back, and what is over may have left its file.
+    Ok(queue.waiting(&gone)?.len() as u64)
 }
 
 impl Queue {

@@ -96,13 +96,11 @@ fn restore(queue: &Queue) -> Result<()> {
     let queued = queue.files().totals()?.unwrap_or_default().queued;
     let pending = queue.pending()?;
     let is_whole = |pending: &&Pending| !matches!(Request::of(queue, **pending), Ok(None) | Err(Error::Corrupt { .. }));
-    let whole: BTreeSet<_> = pending.iter().filter(is_whole).map(|pending| pending.run).collect();
-    // (There may be more: leftovers.)
-    if whole.len() as u64 >= queued {
-        return Ok(());
-    }
-    let lost = queue.queued(queued)?.into_iter().filter(|pending| !whole.contains(&pending.run)).collect::<Vec<_>>();
-    journal::restore(queue, &lost)
+    // (Some may be leftovers of runs that have started.)
+    let whole: BTreeSet<_> = pending.iter().filter(is_whole).map(|pending| (pending.run, pending.ticket)).collect();
+    let mut lost = queue.queued(queued)?;
+    lost.retain(|pending| !whole.contains(&(pending.run, pending.ticket)));
+    if lost.is_empty() { Ok(()) } else { journal::restore(queue, &lost) }
 }
 
 fn give_processes(state: &StateDir, queue: &Queue, resumed: &mut Resumed, departure: &Departure) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Queueing again what ran, or was to run, before.
 
-use super::{Added, Queue, Request, add::add_again};
+use super::{Added, Queue, Request, add::add_again, journal};
 use crate::{
     dir::StateDir,
     error::{Error, Result},
@@ -30,7 +30,14 @@ pub(crate) fn retry(state: &StateDir, run: &LaneRun) -> Result<Option<Added>> {
         Some(logs) => {
             let (dir, name) = logs.request(run.run);
             let place = Place { ticket: view.ticket.unwrap_or_default(), run: run.run.0 };
-            let read = Request::read(dir, &name)?;
+            let read = match Request::read(dir, &name) {
+                // A power cut, since it started.
+                Err(e @ Error::Corrupt { .. }) => match journal::find(&queue, run.run, place.ticket)? {
+                    None => return Err(e),
+                    found => found,
+                },
+                read => read?,
+            };
             read.map(|request| request.must_be(&run.lane, place, || dir.path_of(&name))).transpose()?
         }
         None => None,

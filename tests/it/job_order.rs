@@ -82,7 +82,7 @@ fn a_short_run_syncs_once_and_only_the_first_before_its_command() {
 /// A power cut must not make it one that waits still, which would be started again.
 #[test]
 fn a_queued_run_is_on_disk_before_its_command_though_its_fence_is_reserved() {
-    if !machine::may_trace("a queued run is on disk before its command") {
+    if !may_trace("a queued run is on disk before its command") {
         return;
     }
     let sandbox = Sandbox::new();
@@ -95,6 +95,10 @@ fn a_queued_run_is_on_disk_before_its_command_though_its_fence_is_reserved() {
         let between = syncs(&calls).into_iter().filter(|sync| (start..command).contains(sync)).count();
         assert_eq!(between, 1, "{calls:#?}");
     }
+    // Each process of them sees that the disk is this machine's own, and so makes use of what the first has reserved.
+    let ledger = JobLedger::read(&sandbox, "j");
+    let reserved = ledger.events("started").iter().filter(|line| line.get("reserved").is_some()).count();
+    assert_eq!(reserved, 1, "{:#?}", ledger.lines);
 }
 
 #[test]

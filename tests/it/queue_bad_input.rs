@@ -280,3 +280,14 @@ fn a_lane_that_cannot_be_read_hides_no_other_and_the_doctor_says_why() {
     doctor.exits(65);
     assert!(doctor.stdout.contains("bad.lane") && doctor.stdout.contains("worse.queue"), "{doctor:?}");
 }
+
+#[test]
+fn a_limit_of_file_sizes_refuses_in_one_line_and_nothing_is_half_queued() {
+    let sandbox = Sandbox::new();
+    sandbox.ends(&sandbox.queued("a", "true"), 0);
+    let limited = ["sh", "-c", "ulimit -f 1; exec \"$0\" \"$@\""];
+    let long = "x".repeat(4096);
+    says_in_one_line(&sandbox.queue(["add", "a", "--", "echo", &long]).under(limited).run(), 73, "a.queue");
+    assert_eq!(sandbox.listed("a"), []);
+    sandbox.ends(&sandbox.queued("a", "true"), 0);
+}

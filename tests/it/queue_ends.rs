@@ -11,7 +11,7 @@ use crate::{
     lanes::{noted, number, run_id},
     latch::Latch,
     queue::latch_job,
-    sandbox::{Sandbox, eventually},
+    sandbox::{Sandbox, TRIPLOCK, eventually},
 };
 
 #[test]
@@ -253,4 +253,32 @@ fn the_wait_of_a_run_counts_from_when_it_was_queued_whichever_process_it_has() {
     let finished = sandbox.triplock(["queue", "wait", &run]).run();
     let view: Value = serde_json::from_str(&finished.exits(0).stdout).expect("JSON");
     assert!(view["wait"].as_f64().unwrap() >= waited, "{view} {waited}");
+}
+
+/// Whoever looks at the command, or watches the directory, finds its log by its name.
+#[test]
+fn the_output_of_a_run_is_the_log_by_its_name() {
+    let sandbox = Sandbox::new();
+    for number in 1..=2 {
+        let run = sandbox.queued("a", "readlink /proc/self/fd/1; readlink /proc/self/fd/2 >&2");
+        sandbox.ends(&run, 0);
+        let log = sandbox.jobs(&format!("a.logs/{number}.log"));
+        assert_eq!(fs::read_to_string(&log).unwrap(), format!("{}\n", log.display()).repeat(2));
+    }
+}
+
+/// While one that is about to start has noted a fence that the other slot's run has.
+#[test]
+fn a_run_of_one_slot_is_not_taken_for_one_of_all() {
+    let sandbox = Sandbox::new();
+    let ask = format!("{TRIPLOCK} --state-dir '{}' run a -n --slots 2 -- true", sandbox.state_dir().display());
+    let script =
+        format!("{ask}; code=$?; [ $code = 0 ] || [ $code = 75 ] || echo $code >>'{}'", sandbox.path("odd").display());
+    sandbox.queue(["pause", "a"]).run().exits(0);
+    let runs: Vec<_> = (0..60).map(|_| sandbox.queued_with("a", &["--slots", "2"], &script)).collect();
+    sandbox.queue(["resume", "a"]).run().exits(0);
+    for run in &runs {
+        sandbox.ends(run, 0);
+    }
+    assert!(!sandbox.path("odd").exists(), "{}", fs::read_to_string(sandbox.path("odd")).unwrap_or_default());
 }

@@ -6,6 +6,7 @@ use rustix::process::Signal;
 
 use crate::{
     job::is_alive,
+    job_lines::JobLedger,
     lanes::{ascend, noted, number, run_id},
     latch::Latch,
     queue::latch_job,
@@ -84,6 +85,44 @@ fn what_a_power_cut_took_of_the_files_is_restored() {
         sandbox.ends(run, 0);
     }
     assert_eq!(sandbox.order(), runs.iter().map(|run| number(run)).collect::<Vec<_>>());
+}
+
+/// The move of a file whose run has started is not synced, so after a cut it may stand in the lane again.
+#[test]
+fn the_leftover_of_what_ran_hides_nothing_that_a_power_cut_took() {
+    let sandbox = Sandbox::new();
+    let latch = Latch::closed(&sandbox, "latch");
+    let ran = run_id(&latch_job(&sandbox, "mail", &latch).run());
+    latch.keeps(1);
+    let runs: Vec<_> = (0..2).map(|_| sandbox.queued("mail", &noted(""))).collect();
+    let tickets: Vec<_> = JobLedger::read(&sandbox, "mail")
+        .events("queued")
+        .iter()
+        .map(|line| line["ticket"].as_u64().unwrap())
+        .collect();
+    sandbox.kills_everything();
+    eventually("nothing runs", || sandbox.listed("mail").iter().all(|(_, state)| state == "stranded"));
+    let file = |run: &str, ticket: u64| {
+        let names =
+            ["json", "left"].map(|suffix| sandbox.jobs(&format!("mail.queue/{}-{ticket}.{suffix}", number(run))));
+        names.into_iter().find(|path| path.exists()).expect("its file")
+    };
+    let moved = sandbox.jobs("mail.logs/1.json");
+    fs::rename(&moved, sandbox.jobs(&format!("mail.queue/1-{}.json", tickets[0]))).unwrap();
+    fs::write(file(&ran, tickets[0]), "").unwrap();
+    fs::write(file(&runs[0], tickets[1]), "").unwrap();
+    fs::remove_file(file(&runs[1], tickets[2])).unwrap();
+    let resumed = sandbox.queue(["resume", "mail"]).run();
+    assert_eq!(resumed.exits(0).stdout.lines().count(), 3, "{resumed:?}");
+    for run in &runs {
+        sandbox.ends(run, 0);
+    }
+    assert_eq!(sandbox.order(), runs.iter().map(|run| number(run)).collect::<Vec<_>>());
+    // As it advised.
+    let again = run_id(&sandbox.queue(["retry", &ran]).run());
+    latch.open();
+    sandbox.ends(&again, 0);
+    sandbox.queue(["resume"]).run().exits(0);
 }
 
 /// A lane that nothing was ever queued in can be paused, and what is added there waits.

@@ -78,8 +78,8 @@ impl Logs {
         self.dir.create_unnamed_to_append()
     }
 
-    /// Makes that the log of a run; `false` when it cannot be.
-    pub(super) fn give_name(&self, file: &File, run: RunId) -> bool {
+    /// Makes that the log of a run; `None` when it cannot be.
+    pub(super) fn give_name(&self, file: &File, run: RunId) -> Option<File> {
         self.dir.give_name(file, &log_name(run))
     }
 

@@ -42,27 +42,15 @@ use crate::{
     name::Name,
 };
 
-/// What can be made of a log before its run starts: to make a file takes longer than to name it, and a run that waits has
-/// the time. Nobody sees it, and it goes with its process.
+/// The file for a log, without a name, to be made before its run starts: to make a file takes longer than to name it, and a
+/// run that waits has the time. Nobody sees it, and it goes with its process.
 #[derive(Debug)]
-pub(crate) struct UnnamedLog {
-    logs: Logs,
-    file: Option<File>,
-}
+pub(crate) struct UnnamedLog(File);
 
 impl UnnamedLog {
-    pub(crate) fn make(jobs: &Dir, job: &Name) -> Result<Self> {
-        let logs = Logs::make(jobs, job)?;
-        let file = logs.make_unnamed();
-        Ok(Self { logs, file })
-    }
-
-    /// The run starts. `limit`: how many bytes of its log to keep. `None` when it cannot have its name: the file system has
-    /// no such files, or somebody has removed the directory meanwhile.
-    pub(crate) fn begin(self, run: RunId, limit: u64) -> Option<Log> {
-        let Self { logs, file } = self;
-        let file = file.filter(|file| logs.give_name(file, run))?;
-        Some(Log { logs, run, file, limit: Limit::new(limit) })
+    /// `None` where the file system has no such files; whatever is wrong besides is told when the log is needed.
+    pub(crate) fn make(jobs: &Dir, job: &Name) -> Option<Self> {
+        Logs::make(jobs, job).ok()?.make_unnamed().map(Self)
     }
 }
 
@@ -79,10 +67,12 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Makes the log of a run. `limit`: how many bytes of it to keep.
-    pub(crate) fn create(jobs: &Dir, job: &Name, run: RunId, limit: u64) -> Result<Self> {
+    /// Makes the log of a run. `limit`: how many bytes of it to keep; `unnamed`: a file to make it of.
+    pub(crate) fn create(jobs: &Dir, job: &Name, run: RunId, limit: u64, unnamed: Option<UnnamedLog>) -> Result<Self> {
+        // Whoever has moved the directory away meanwhile finds the log in the new one.
         let logs = Logs::make(jobs, job)?;
-        let file = logs.create(run)?;
+        let named = unnamed.and_then(|UnnamedLog(file)| logs.give_name(&file, run));
+        let file = named.map_or_else(|| logs.create(run), Ok)?;
         Ok(Self { logs, run, file, limit: Limit::new(limit) })
     }
 

@@ -22,7 +22,7 @@ impl Place {
     }
 
     fn log(&self, run: u64, limit: u64) -> Log {
-        Log::create(&self.jobs, &self.job, RunId(run), limit).unwrap()
+        Log::create(&self.jobs, &self.job, RunId(run), limit, None).unwrap()
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {
