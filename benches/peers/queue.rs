@@ -23,6 +23,9 @@ const MANY: usize = 1000;
 
 const ROUNDS: usize = 3;
 
+/// The same of task-spooler, whose daemon has a connection to each and, with select(2), no more than 1,024.
+const MANY_CONNECTIONS: usize = 900;
+
 /// Jobs between whose ends and starts the gap is measured.
 const CHAIN: usize = 200;
 
@@ -388,16 +391,17 @@ fn waiting(part: &mut Part, site: &Site, queues: &[Queue]) {
         let gate = Gate::new(&place.directory);
         place.add(&["sh", "-c", &format!("read line <{}", gate.path)]);
         let (before, free) = (place.processes().len(), available());
-        (0..MANY).for_each(|_| place.add(&["true"]));
+        let many = if *queue == Queue::TaskSpooler { MANY_CONNECTIONS } else { MANY };
+        (0..many).for_each(|_| place.add(&["true"]));
         thread::sleep(Duration::from_secs(1));
         let processes = place.processes();
-        let memory = free.saturating_sub(available()) / MANY as u64;
-        let proportional: u64 = processes.iter().map(|pid| rollup(*pid, "Pss:")).sum::<u64>() / MANY as u64;
+        let memory = free.saturating_sub(available()) / many as u64;
+        let proportional: u64 = processes.iter().map(|pid| rollup(*pid, "Pss:")).sum::<u64>() / many as u64;
         let used = ticks(&processes);
         thread::sleep(Duration::from_secs(10));
         let spent = ticks(&processes).saturating_sub(used);
         rows.push(vec![
-            queue.name().to_owned(),
+            format!("{}, {many} runs", queue.name()),
             (processes.len() - before).to_string(),
             format!("{} ms", spent * 10),
             format!("{memory} kB"),
@@ -412,7 +416,7 @@ fn waiting(part: &mut Part, site: &Site, queues: &[Queue]) {
         }
     }
     part.table(
-        "1,000 runs that wait for 10 s",
+        "Runs that wait for 10 s (more than some 990 task-spooler does not take)",
         &["", "processes", "processor time of all", "memory each (what the machine has less)", "memory each (PSS)"],
         &rows,
     );
