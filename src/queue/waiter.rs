@@ -26,7 +26,7 @@ pub(super) fn begin(
     lane: &Name,
     request: &Request,
     ticket: Ticket,
-    waited: Duration,
+    earlier: Duration,
     ignored: Option<&TerminalIgnored>,
 ) {
     // Its descriptor will be closed.
@@ -39,7 +39,7 @@ pub(super) fn begin(
                 ignored.end();
             }
             let state = StateDir::open(path, !is_local)?;
-            see_through(&state, lane, request, ticket, waited)
+            see_through(&state, lane, request, ticket, earlier)
         });
 }
 
@@ -67,9 +67,9 @@ pub(crate) fn adopt(state: &StateDir, run: &crate::job::LaneRun, lane_fd: i32) -
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(request.umask()));
     let lane = run.lane.clone();
     let queued = queue.view(run.run)?.and_then(|view| view.queued);
-    let waited = queued.and_then(|queued| (SystemClock.now() - queued).to_std().ok()).unwrap_or_default();
+    let earlier = queued.and_then(|queued| (SystemClock.now() - queued).to_std().ok()).unwrap_or_default();
     drop(queue);
-    begin(state, &lane, &request, ticket, waited, None);
+    begin(state, &lane, &request, ticket, earlier, None);
     Ok(())
 }
 
@@ -112,13 +112,13 @@ pub(super) fn launch(
     spawn.start().map(drop).map_err(not_started)
 }
 
-fn see_through(state: &StateDir, lane: &Name, request: &Request, ticket: Ticket, waited: Duration) -> Result<()> {
+fn see_through(state: &StateDir, lane: &Name, request: &Request, ticket: Ticket, earlier: Duration) -> Result<()> {
     let queue = Queue::make(state, lane)?;
     // By a descriptor of its own, which nobody else has.
     let mark = queue.lane()?;
     mark.mark_process(request.run.0)?;
     let options = crate::job::Options { output: OutputMode::Capture, ..request.options() };
-    let waiter = Waiter { state, queue: &queue, request, ticket, since: Instant::now(), waited };
+    let waiter = Waiter { state, queue: &queue, request, ticket, since: Instant::now(), earlier };
     let run = Run {
         state,
         job: lane,
@@ -143,7 +143,7 @@ struct Waiter<'a> {
     ticket: Ticket,
     since: Instant,
     /// How long it had waited by then, when it had another process.
-    waited: Duration,
+    earlier: Duration,
 }
 
 impl Waiter<'_> {
@@ -176,7 +176,7 @@ impl Admission for Waiter<'_> {
     }
 
     fn waited(&self) -> Duration {
-        self.waited + self.since.elapsed()
+        self.earlier + self.since.elapsed()
     }
 
     fn wait(&self) -> Result<Admitted> {
