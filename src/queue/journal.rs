@@ -88,6 +88,8 @@ fn copy(queue: &Queue, name: &str) -> Result<File> {
 pub(super) fn restore(queue: &Queue, lost: &[Pending]) -> Result<()> {
     for request in requests(queue)? {
         if let Some(pending) = lost.iter().find(|pending| Pending::from(request.place()) == **pending) {
+            // One that was recorded to have lost its process would take the place of the new one again.
+            queue.dir.unlink(&Pending { is_left: true, ..*pending }.file_name())?;
             request
                 .write(&queue.dir, &pending.file_name())?
                 .sync_data()
@@ -151,8 +153,12 @@ mod tests {
         File::options().write(true).open(&path).unwrap().set_len(length - 20).unwrap();
         let second = put(&queue, &lane, 2);
         let lost = Pending::from(second.place());
-        queue.dir.unlink(&lost.file_name()).unwrap();
+        // Its process had been recorded as gone before the cut.
+        let left = Pending { is_left: true, ..lost };
+        queue.dir.rename(&lost.file_name(), &left.file_name()).unwrap();
+        std::fs::write(queue.dir.path_of(&left.file_name()), "").unwrap();
         restore(&queue, &[lost]).unwrap();
+        queue.mark_live(lost).unwrap();
         assert_eq!(Request::of(&queue, lost).unwrap(), Some(second));
     }
 
