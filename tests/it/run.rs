@@ -307,7 +307,8 @@ fn what_a_job_used_is_recorded() {
     assert!((0.5..30.0).contains(&number(busy, "duration")), "{busy}");
     let idle = &ended[1];
     assert!(number(idle, "user") + number(idle, "system") < 0.2, "{idle}");
-    assert!((1e5..20e6).contains(&number(idle, "peak_memory")), "{idle}");
+    // As much as triplock itself has, whose memory it is until it has its own.
+    assert!((1e5..50e6).contains(&number(idle, "peak_memory")), "{idle}");
 }
 
 #[test]
