@@ -58,10 +58,13 @@ impl Hosts {
     #[track_caller]
     pub(crate) fn new(number: u8, turn: &Arc<Turn>) -> Self {
         let server = Namespace::new("server");
-        server.ip("link add lan type bridge");
+        // With an address of its own: else it has that of one of its ports, and another whenever one is added, which hosts
+        // that have found it do not hear of.
+        server.ip("link add lan address 02:00:00:00:00:01 type bridge");
         server.ip(&format!("address add {SERVER}/24 dev lan"));
         server.ip("link set lan up");
-        let hosts = (0..number).map(|at| Host::new(at, &server, turn)).collect();
+        let hosts: Vec<_> = (0..number).map(|at| Host::new(at, &server, turn)).collect();
+        hosts.iter().for_each(Host::wait_for_network);
         Self { hosts, server }
     }
 
@@ -105,9 +108,7 @@ impl Host {
         namespace.ip(&format!("address add 10.77.0.{}/24 dev eth0", 11 + at));
         namespace.ip("link set eth0 up");
         let port = Port { name: port, inside: server.inside() };
-        let host = Self { name, store: String::new(), namespace, port, sandbox: Sandbox::in_turn(turn) };
-        host.wait_for_network();
-        host
+        Self { name, store: String::new(), namespace, port, sandbox: Sandbox::in_turn(turn) }
     }
 
     pub(crate) fn name(&self) -> &str {

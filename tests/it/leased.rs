@@ -318,7 +318,8 @@ fn it_is_tried_again_under_the_same_lease(server: &dyn Server) {
     let script = "test $TRIPLOCK_ATTEMPT = 2";
     host.sh("patient", &["--lease", "1.5", "--retries", "1", "--retry-delay", "2.5"], script).run().exits(0);
     let patient = host.sh("patient", &["--retries", "1", "--retry-delay", "1000"], "false").start();
-    eventually("it rests", || host.triplock(["status", "patient"]).run().stdout.contains("\"run\":2"));
+    let rests = |run: &Value| run["run"] == 2 && run["attempts"][0]["outcome"] == "failed";
+    eventually("it rests", || host.runs("patient").last().is_some_and(rests));
     host.triplock(["stop", "patient"]).for_people().run().exits(0);
     patient.finish().exits(128 + 15);
     assert_eq!(host.last_run("patient")["outcome"], "stopped");
