@@ -99,7 +99,9 @@ fn tell_added(output: &Output, lane: &Name, added: &Added) -> Result<ExitCode> {
     match added {
         Added::Queued { run, is_paused } => {
             let added = Line { run, lane: &run.lane, number: run.run };
-            let told = written(output.result(&mut io::stdout().lock(), &added, || run), ExitCode::Success);
+            // Also when quiet: it is what was asked for, and the only way to find the run again.
+            let loud = Output { quiet: false, ..output.clone() };
+            let told = written(loud.result(&mut io::stdout().lock(), &added, || run), ExitCode::Success);
             if *is_paused {
                 output.message(&self::is_paused(lane));
             }

@@ -5,6 +5,7 @@ use crate::{
     dir::{Access, StateDir},
     error::Error,
     job::JobFiles,
+    lock::Lane,
     state::Store,
 };
 
@@ -19,7 +20,8 @@ fn examine_jobs(state: &StateDir, findings: &mut Findings) {
     for (files, slots) in jobs {
         findings.looked_at.ledgers += 1;
         // Something planted where a lock belongs keeps the job from ever starting.
-        for name in [files.lock(1), files.commit.clone(), format!("{}.turn", files.job), format!("{}.lane", files.job)]
+        for name in
+            [files.lock(1), files.commit.clone(), format!("{}.turn", files.job), Lane::file_name(files.job.as_str())]
         {
             findings.keep(files.dir.open(&name, Access::Read));
         }

@@ -130,11 +130,19 @@ fn name() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{dir::StateDir, job::Options, name::Name};
+    use crate::{dir::StateDir, job::Options};
+
+    /// The queue of a lane in which nothing was.
+    fn lane() -> (tempfile::TempDir, Queue) {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(directory.path(), false).unwrap();
+        let queue = Queue::make(&state, &"a".parse().unwrap()).unwrap();
+        (directory, queue)
+    }
 
     /// Puts a request into a lane as `add` does, but for the ledger.
-    fn put(queue: &Queue, lane: &Name, run: u64) -> Request {
-        let mut request = Request::here(lane, &["true".into()], Options::default()).unwrap();
+    fn put(queue: &Queue, run: u64) -> Request {
+        let mut request = Request::here(queue.name(), &["true".into()], Options::default()).unwrap();
         request.placed(RunId(run), (1 << 51) + run);
         request.write(&queue.dir, &Pending::from(request.place()).file_name()).unwrap();
         append(queue, &request, run).unwrap();
@@ -143,15 +151,12 @@ mod tests {
 
     #[test]
     fn a_request_behind_a_torn_one_is_whole() {
-        let directory = tempfile::tempdir().unwrap();
-        let state = StateDir::open(directory.path(), false).unwrap();
-        let lane: Name = "a".parse().unwrap();
-        let queue = Queue::make(&state, &lane).unwrap();
-        put(&queue, &lane, 1);
+        let (_directory, queue) = lane();
+        put(&queue, 1);
         let path = queue.dir.path_of(&name());
         let length = std::fs::metadata(&path).unwrap().len();
         File::options().write(true).open(&path).unwrap().set_len(length - 20).unwrap();
-        let second = put(&queue, &lane, 2);
+        let second = put(&queue, 2);
         let lost = Pending::from(second.place());
         // Its process had been recorded as gone before the cut.
         let left = Pending { is_left: true, ..lost };
@@ -164,16 +169,13 @@ mod tests {
 
     #[test]
     fn one_that_grows_large_is_copied_without_what_has_started() {
-        let directory = tempfile::tempdir().unwrap();
-        let state = StateDir::open(directory.path(), false).unwrap();
-        let lane: Name = "a".parse().unwrap();
-        let queue = Queue::make(&state, &lane).unwrap();
+        let (_directory, queue) = lane();
         let path = queue.dir.path_of(&name());
-        let [started, waits] = [1, 2].map(|run| put(&queue, &lane, run));
+        let [started, waits] = [1, 2].map(|run| put(&queue, run));
         queue.dir.unlink(&Pending::from(started.place()).file_name()).unwrap();
         // Of years.
         File::options().write(true).open(&path).unwrap().set_len(LARGE - 1).unwrap();
-        let newest = put(&queue, &lane, 3);
+        let newest = put(&queue, 3);
         assert_eq!(std::fs::read(&path).unwrap(), [waits.line(), newest.line()].concat());
         // What is lost is made again from the copy.
         let lost = [&waits, &newest].map(|request| Pending::from(request.place()));

@@ -291,3 +291,24 @@ fn a_limit_of_file_sizes_refuses_in_one_line_and_nothing_is_half_queued() {
     assert_eq!(sandbox.listed("a"), []);
     sandbox.ends(&sandbox.queued("a", "true"), 0);
 }
+
+#[test]
+fn an_empty_command_is_refused_and_the_id_is_told_also_when_quiet() {
+    let sandbox = Sandbox::new();
+    says_in_one_line(&sandbox.queue(["add", "a", "--", ""]).run(), 64, "empty");
+    assert_eq!(sandbox.triplock(["-q", "queue", "add", "a", "--", "true"]).for_people().run().exits(0).stdout, "a/1\n");
+    sandbox.ends("a/1", 0);
+    says_in_one_line(&sandbox.triplock(["logs", "a", "x"]).for_people().run(), 64, "a run's number");
+}
+
+#[test]
+fn who_waits_in_a_paused_lane_is_told_so() {
+    let sandbox = Sandbox::new();
+    let paused = sandbox.queue(["pause", "a"]).run();
+    assert!(paused.exits(0).stderr.contains("nothing was ever run or queued in lane a"), "{paused:?}");
+    let run = sandbox.queued("a", "true");
+    let words = ["-v", "run", "a", "-w", "0.2", "--", "true"];
+    let waited = sandbox.triplock(words).for_people().run();
+    assert!(waited.exits(75).stderr.contains("waiting for a (its lane is paused"), "{waited:?}");
+    sandbox.queue(["cancel", &run]).run().exits(0);
+}
