@@ -75,7 +75,7 @@ pub(crate) struct QueuedProcess {
 #[command(
     after_help = "A lane is the line in front of the job of that name: it needs no making, and `run`, `stop`, `status`, \
 `history` and `logs` know it. The command runs as it would here and now: in this directory, with this environment. It keeps \
-nothing of this terminal; what it prints is in `triplock logs`."
+nothing of this terminal; what it prints is in `triplock logs`. Its id is printed also with -q."
 )]
 pub(crate) struct QueueAdd {
     /// The lane: its runs start in the order in which they were added.
